@@ -1,0 +1,9 @@
+"""Train Keras models with synthetic gradients (Decoupled Neural Interfaces)."""
+
+from keras_sg import gradients as gradients
+from keras_sg import synthesizers as synthesizers
+from keras_sg.layers import SyntheticGradient as SyntheticGradient
+from keras_sg.layers import SyntheticLoss as SyntheticLoss
+from keras_sg.models import DecoupledModel as DecoupledModel
+from keras_sg.optimizers import decoupled_optimizer as decoupled_optimizer
+from keras_sg.version import __version__ as __version__

@@ -1,0 +1,44 @@
+"""The private corners of Keras that this package cannot do without, all in one place.
+
+Each has its own test in `tests/test_keras.py`, so that a Keras release that moves one is
+noticed there first.
+"""
+
+STEP = "decoupled_step"
+
+
+def register_step(layer):
+    """Let `layer` take a `decoupled_step` call argument and hand it to every layer inside it.
+
+    Keras calls these call-context arguments (as `training` is one); registering one of our own
+    is documented in Keras, with an underscore.
+    """
+    layer._register_call_context_args(STEP)
+
+
+def sublayers(layer):
+    """Every layer inside `layer`, at any depth, in order of construction; not `layer` itself."""
+    return layer._flatten_layers(include_self=False)
+
+
+def copy_mask(source, target):
+    """Give `target` the mask that Keras has attached to `source`, if any; return `target`."""
+    mask = getattr(source, "_keras_mask", None)
+    if mask is not None:
+        target._keras_mask = mask
+    return target
+
+
+def producer(tensor):
+    """The layer or operation that a symbolic Keras tensor comes from."""
+    return tensor._keras_history.operation
+
+
+def compute_loss(model, x, y, y_pred, sample_weight):
+    """The total training loss, as Keras's own `train_step` computes it (overrides included)."""
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def track_loss(model, loss, batch):
+    """Report `loss`, a mean over `batch` examples, under the key `"loss"`."""
+    model._loss_tracker.update_state(loss, sample_weight=batch)

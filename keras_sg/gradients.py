@@ -1,0 +1,172 @@
+"""The primitive: exchange the gradient that crosses an interface for a synthetic one.
+
+Let `h` leave one module and enter the next. `replace_gradient` is the identity on `h`
+going forward. Going backward it hands the module below the *synthetic* gradient and uses
+the gradient that really arrived, the target, to teach the synthesizer.
+
+It also returns an *anchor*: a scalar zero that belongs into the training loss. Whatever
+scales the loss (a dynamic loss scale, `1 / replicas`, both) arrives at the anchor as its
+gradient `s`, so everything can be expressed in units that know nothing of such scales:
+
+    t              = delta * B / s                               target, per example
+    to `h`         = s / B * (mix * synthetic + (1 - mix) * t)
+    to `synthetic` = s * d loss(synthetic, t) / d synthetic
+
+with `delta` the gradient that arrived at `h` and `B` the batch size of this replica.
+
+This file is arithmetic on tensors: no layers, no variables, no state.
+
+References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
+"""
+
+from typing import Callable, NamedTuple
+
+from keras import ops
+
+
+class Regression(NamedTuple):
+    """A regression loss, averaged over all elements of its arguments.
+
+    `value(prediction, target)` is the scalar loss and `derivative(prediction, target)` is
+    `size * d value / d prediction`, elementwise: the derivative before the averaging.
+    """
+
+    value: Callable
+    derivative: Callable
+
+
+def _huber(prediction, target):
+    size = ops.absolute(prediction - target)
+    return ops.mean(ops.where(size <= 1.0, 0.5 * ops.square(size), size - 0.5))
+
+
+REGRESSIONS = {
+    "mse": Regression(
+        value=lambda prediction, target: ops.mean(ops.square(prediction - target)),
+        derivative=lambda prediction, target: 2.0 * (prediction - target),
+    ),
+    "mae": Regression(
+        value=lambda prediction, target: ops.mean(ops.absolute(prediction - target)),
+        derivative=lambda prediction, target: ops.sign(prediction - target),
+    ),
+    "huber": Regression(
+        value=_huber,
+        derivative=lambda prediction, target: ops.clip(prediction - target, -1.0, 1.0),
+    ),
+}
+
+
+def get_regression(loss):
+    """Return the `Regression` called `loss`.
+
+    Args:
+        loss: `"mse"`, `"mae"` or `"huber"` (with its bend at 1).
+
+    Raises:
+        ValueError: no regression loss has that name.
+    """
+    if not isinstance(loss, str) or loss not in REGRESSIONS:
+        raise ValueError(
+            f"Unknown regression loss for an interface. Expected one of {sorted(REGRESSIONS)}. "
+            f"Received: loss={loss!r} (of type {type(loss).__name__})."
+        )
+    return REGRESSIONS[loss]
+
+
+def check_mix(mix):
+    """Raise `ValueError` unless `mix` is a number from 0 to 1; return it as a float."""
+    if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0.0 <= mix <= 1.0:
+        raise ValueError(
+            "`mix` is the share of the synthetic gradient in what a module receives, "
+            "a number from 0 (plain backpropagation) to 1 (all synthetic). "
+            f"Received: mix={mix!r} (of type {type(mix).__name__})."
+        )
+    return float(mix)
+
+
+def per_example(delta, scale):
+    """Turn an arrived gradient into a target: `delta * B / scale`, in float32.
+
+    Args:
+        delta: gradient at the interface, shape `(batch, ..., features)`, any float dtype.
+        scale: scalar; the gradient that arrived at the interface's anchor.
+
+    Returns:
+        The target, float32, shape of `delta`: `B * dL/dh` of an unscaled mean loss `L`.
+    """
+    batch = ops.cast(ops.shape(delta)[0], "float32")
+    return ops.cast(delta, "float32") * (batch / _or_one(scale))
+
+
+def replace_gradient(h, synthetic, loss="mse", mix=1.0):
+    """Pass `h` on unchanged and send a synthetic gradient back in place of the true one.
+
+    Add the anchor to the training loss. Call the synthesizer on `stop_gradient(h)`, so
+    that its regression does not leak into the module below.
+
+    Args:
+        h: activations at the interface, shape `(batch, ..., features)`, a float dtype.
+        synthetic: the predicted gradient *per example* (`B * dL/dh` of a mean loss), same
+            shape as `h`, a float dtype.
+        loss: regression loss between `synthetic` and the target, averaged over all
+            elements: `"mse"`, `"mae"` or `"huber"`.
+        mix: share of the synthetic gradient in what `h` receives, a float from 0 to 1;
+            the rest is the true gradient.
+
+    Returns:
+        Tuple `(h, anchor)`: `h` with its gradient replaced, and a float32 scalar zero.
+
+    Raises:
+        ValueError: `loss` is not known, `mix` is not in [0, 1], or the shapes differ.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_sg.gradients import replace_gradient
+
+    h = keras.ops.ones((4, 3))
+    same, anchor = replace_gradient(h, synthetic=keras.ops.zeros((4, 3)))
+    ```
+
+    References:
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1 (the synthetic
+        gradient and its bootstrapped target).
+    """
+    derivative = get_regression(loss).derivative
+    mix = check_mix(mix)
+    h, synthetic = ops.convert_to_tensor(h), ops.convert_to_tensor(synthetic)
+    if len(h.shape) != len(synthetic.shape) or any(
+        None not in pair and pair[0] != pair[1] for pair in zip(h.shape, synthetic.shape)
+    ):
+        raise ValueError(
+            "The synthetic gradient must have the shape of the interface. "
+            f"Received: h of shape {tuple(h.shape)}, synthetic of shape {tuple(synthetic.shape)}."
+        )
+
+    @ops.custom_gradient
+    def exchange(h, synthetic):
+        def grad(*arrived):
+            # TensorFlow passes two gradients, JAX passes one tuple of two.
+            delta, scale = arrived if len(arrived) == 2 else arrived[0]
+            batch = ops.cast(ops.shape(h)[0], "float32")
+            size = ops.cast(ops.size(h), "float32")
+            scale = _or_one(scale)
+            prediction = ops.cast(synthetic, "float32")
+            target = per_example(delta, scale)
+
+            # At mix=1 the module below depends on nothing that lies above the interface.
+            received = prediction if mix == 1.0 else mix * prediction + (1.0 - mix) * target
+            to_h = received * (scale / batch)
+            to_synthetic = derivative(prediction, target) * (scale / size)
+            return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype)
+
+        return (h, ops.zeros((), "float32")), grad
+
+    return exchange(h, synthetic)
+
+
+def _or_one(scale):
+    """The scale, or one where the anchor never reached a loss (its gradient is then zero)."""
+    scale = ops.cast(scale, "float32")
+    return ops.where(scale == 0.0, ops.ones_like(scale), scale)

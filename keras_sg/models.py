@@ -1,0 +1,149 @@
+"""`DecoupledModel`: a functional Keras model that knows its interfaces."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_sg import _keras, gradients
+from keras_sg.layers import Interface, SyntheticGradient
+from keras_sg.trainers import Trainer
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class DecoupledModel(Trainer, keras.Model):
+    """A functional `keras.Model` whose training step serves the interfaces inside it.
+
+    It is a `keras.Model(inputs, outputs)` in every respect but its training step, which
+
+    * hands the labels `y` to conditional interfaces, at any depth,
+    * pairs the predictions of synthetic losses with their targets,
+    * updates modules and synthesizers in one backward pass, and
+    * reports, next to the model's own metrics, how well the synthesizers do: `sg_loss` (their
+      regression loss) and `sg_cosine` (cosine between predicted gradient and target, mean over
+      the batch; for `SyntheticGradient`), and `<layer name>_sg_loss`, `<layer name>_sg_cosine`
+      for each interface where there are several.
+
+    The reported `loss` is the model's own: losses of the synthesizers are not part of it. What
+    `evaluate` reports is untouched, for interfaces do nothing outside training.
+
+    Args:
+        inputs: symbolic inputs, as for `keras.Model`.
+        outputs: symbolic outputs, as for `keras.Model`.
+        name: string, the model's name.
+        **kwargs: `trainable`.
+
+    Attributes:
+        interfaces: list of the interfaces in the model, at any depth, in order.
+
+    Raises:
+        ValueError: an output of the model is an interface.
+        NotImplementedError: there is no trainer for the Keras backend in use.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+    import numpy as np
+
+    inputs = keras.Input((8,))
+    hidden = keras_sg.SyntheticGradient(keras.layers.Dense(16, activation="relu"), num_classes=3)(inputs)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(np.ones((32, 8)), np.zeros(32, "int32"), verbose=0)
+    ```
+
+    References:
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343.
+    """
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        _keras.register_step(self)
+        _check_outputs(self)
+        self._reports = _reports(self.interfaces)
+        self._report = True
+
+    @property
+    def interfaces(self):
+        """The interfaces in this model, at any depth, each once, in order."""
+        return interfaces_in(self)
+
+    def observe_gradient(self, prediction, target, batch):
+        """Report how well a predicted gradient met its target.
+
+        Args:
+            prediction: a `keras_sg.step.GradientPrediction`.
+            target: float32, shape of the interface, per example.
+            batch: number of examples.
+        """
+        synthetic = ops.cast(prediction.synthetic, "float32")
+        loss = gradients.get_regression(prediction.interface.loss).value(synthetic, target)
+        self._observe(prediction.interface, "sg_loss", loss, batch)
+        self._observe(prediction.interface, "sg_cosine", ops.mean(cosine(synthetic, target)), batch)
+
+    def observe_loss(self, prediction, regression, batch):
+        """Report the regression loss of a `keras_sg.step.LossPrediction`."""
+        self._observe(prediction.interface, "sg_loss", regression, batch)
+
+    def _observe(self, interface, key, value, batch):
+        for name in (key, f"{interface.name}_{key}"):
+            if name in self._reports:
+                self._reports[name].update_state(value, sample_weight=batch)
+
+    @property
+    def metrics(self):
+        reports = [] if self._report else list(self._reports.values())
+        return [metric for metric in super().metrics if not any(metric is report for report in reports)]
+
+    @contextlib.contextmanager
+    def _without_reports(self):
+        self._report = False
+        try:
+            yield
+        finally:
+            self._report = True
+
+    def evaluate(self, *args, **kwargs):
+        with self._without_reports():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        with self._without_reports():
+            return super().test_on_batch(*args, **kwargs)
+
+
+def interfaces_in(layer):
+    """The interfaces inside `layer`, at any depth, each once, in order."""
+    found = [sublayer for sublayer in _keras.sublayers(layer) if isinstance(sublayer, Interface)]
+    return list({id(interface): interface for interface in found}.values())
+
+
+def cosine(a, b):
+    """Cosine between `a` and `b` for each example, `(batch,)`; 0 where either is zero."""
+    a, b = (ops.reshape(x, (ops.shape(x)[0], -1)) for x in (a, b))
+    return ops.divide_no_nan(ops.sum(a * b, axis=1), ops.norm(a, axis=1) * ops.norm(b, axis=1))
+
+
+def _reports(interfaces):
+    """The metrics of a model with these interfaces, by name."""
+    gradients_only = [interface for interface in interfaces if isinstance(interface, SyntheticGradient)]
+    names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
+    if len(interfaces) > 1:
+        names += [f"{interface.name}_sg_loss" for interface in interfaces]
+        names += [f"{interface.name}_sg_cosine" for interface in gradients_only]
+    return {name: keras.metrics.Mean(name=name) for name in names}
+
+
+def _check_outputs(model):
+    for output in keras.tree.flatten(model.outputs):
+        layer = _keras.producer(output)
+        while isinstance(layer, keras.Model) and not isinstance(layer, Interface):
+            layer = _keras.producer(layer.outputs[0])
+        if isinstance(layer, Interface):
+            raise ValueError(
+                f"Interface {layer.name!r} is an output of the model: there is no module behind it to "
+                "learn from. The last module takes the true gradient; leave its layers unwrapped. "
+                f"Received: output of shape {tuple(output.shape)} from {layer.name!r} "
+                f"(of type {type(layer).__name__})."
+            )

@@ -1,0 +1,14 @@
+"""What stands in for a trainer on a backend that has none yet."""
+
+import keras
+
+
+class MissingTrainer:
+    """Mixed into `DecoupledModel` where it cannot train: says so at construction."""
+
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError(
+            "keras_sg.DecoupledModel has a trainer for the TensorFlow backend only. "
+            f"Received: the backend {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow; or, "
+            "with unconditional SyntheticGradient layers, train a plain keras.Model on this backend."
+        )

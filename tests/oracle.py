@@ -1,0 +1,78 @@
+"""The mathematics of synthetic gradients for MLPs, in NumPy and float64, with no autodiff.
+
+A network of tanh modules with a linear module on top, a linear synthesizer behind every hidden
+module, mean squared error (mean over the outputs, mean over the batch), plain SGD. The tests
+hold every way of training the Keras models against it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Oracle:
+    """One MLP with interfaces, and its training step.
+
+    weights: list of (kernel, bias), one a module; the last module is linear.
+    synthesizers: list of (kernel, bias), one a hidden module; rows of the kernel beyond the
+        module's width belong to the one-hot label.
+    """
+
+    weights: list
+    synthesizers: list
+    learning_rate: float
+    synthesizer_learning_rate: float
+    mix: float = 1.0
+    loss: str = "mse"
+
+    def __post_init__(self):
+        as_float64 = lambda pairs: [tuple(np.array(a, "float64") for a in pair) for pair in pairs]
+        self.weights, self.synthesizers = as_float64(self.weights), as_float64(self.synthesizers)
+
+    def step(self, x, y, labels=None, sample_weight=None):
+        """Update all weights once; return [(prediction, target)] per interface, per example."""
+        batch = len(x)
+        share = np.ones(batch) if sample_weight is None else np.asarray(sample_weight, "float64")
+
+        hidden = [np.asarray(x, "float64")]
+        for kernel, bias in self.weights[:-1]:
+            hidden.append(np.tanh(hidden[-1] @ kernel + bias))
+        kernel, bias = self.weights[-1]
+        output = hidden[-1] @ kernel + bias
+
+        seen = [h if labels is None else np.concatenate([h, labels], axis=1) for h in hidden[1:]]
+        predicted = [s @ k + b for s, (k, b) in zip(seen, self.synthesizers)]
+
+        # Gradients per example: of share * mean over outputs of (output - y)^2.
+        signal = share[:, None] * 2 * (output - y) / y.shape[1]
+        module_steps = [self._gradients(hidden[-1], signal, batch)]
+        pairs = []
+        for i in reversed(range(len(self.synthesizers))):
+            target = signal @ self.weights[i + 1][0].T
+            pairs.insert(0, (predicted[i], target))
+            received = self.mix * predicted[i] + (1 - self.mix) * target
+            signal = received * (1 - hidden[i + 1] ** 2)
+            module_steps.insert(0, self._gradients(hidden[i], signal, batch))
+
+        synthesizer_steps = [
+            self._gradients(s, self._derivative(p, t), p.size) for s, (p, t) in zip(seen, pairs)
+        ]
+        self.weights = self._descend(self.weights, module_steps, self.learning_rate)
+        self.synthesizers = self._descend(
+            self.synthesizers, synthesizer_steps, self.synthesizer_learning_rate
+        )
+        return pairs
+
+    def _derivative(self, prediction, target):
+        """Elementwise derivative of the regression loss, before the averaging."""
+        error = prediction - target
+        return {"mse": 2 * error, "mae": np.sign(error), "huber": np.clip(error, -1, 1)}[self.loss]
+
+    @staticmethod
+    def _gradients(inputs, signal, count):
+        return inputs.T @ signal / count, signal.sum(axis=0) / count
+
+    @staticmethod
+    def _descend(pairs, steps, rate):
+        return [tuple(a - rate * g for a, g in zip(pair, step)) for pair, step in zip(pairs, steps)]
