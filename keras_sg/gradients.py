@@ -19,8 +19,10 @@ This file is arithmetic on tensors: no layers, no variables, no state.
 References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
+import keras
 from keras import ops
 
 
@@ -85,17 +87,17 @@ def check_mix(mix):
 
 
 def per_example(delta, scale):
-    """Turn an arrived gradient into a target: `delta * B / scale`, in float32.
+    """Turn an arrived gradient into a target: `delta * B / scale`, in float32 or wider.
 
     Args:
         delta: gradient at the interface, shape `(batch, ..., features)`, any float dtype.
         scale: scalar; the gradient that arrived at the interface's anchor.
 
     Returns:
-        The target, float32, shape of `delta`: `B * dL/dh` of an unscaled mean loss `L`.
+        The target, shape of `delta`: `B * dL/dh` of an unscaled mean loss `L`.
     """
-    batch = ops.cast(ops.shape(delta)[0], "float32")
-    return ops.cast(delta, "float32") * (batch / _or_one(scale))
+    wide = _wide(delta)
+    return ops.cast(delta, wide) * (ops.cast(ops.shape(delta)[0], wide) / _or_one(scale, wide))
 
 
 def replace_gradient(h, synthetic, loss="mse", mix=1.0):
@@ -114,7 +116,8 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
             the rest is the true gradient.
 
     Returns:
-        Tuple `(h, anchor)`: `h` with its gradient replaced, and a float32 scalar zero.
+        Tuple `(h, anchor)`: `h` with its gradient replaced, and a scalar zero in `floatx`, as
+        Keras's losses are.
 
     Raises:
         ValueError: `loss` is not known, `mix` is not in [0, 1], or the shapes differ.
@@ -149,11 +152,11 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
         def grad(*arrived):
             # TensorFlow passes two gradients, JAX passes one tuple of two.
             delta, scale = arrived if len(arrived) == 2 else arrived[0]
-            batch = ops.cast(ops.shape(h)[0], "float32")
-            size = ops.cast(ops.size(h), "float32")
-            scale = _or_one(scale)
-            prediction = ops.cast(synthetic, "float32")
+            wide = _wide(h)
+            batch, size = (ops.cast(n, wide) for n in (ops.shape(h)[0], ops.size(h)))
+            prediction = ops.cast(synthetic, wide)
             target = per_example(delta, scale)
+            scale = _or_one(scale, wide)
 
             # At mix=1 the module below depends on nothing that lies above the interface.
             received = prediction if mix == 1.0 else mix * prediction + (1.0 - mix) * target
@@ -161,12 +164,17 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
             to_synthetic = derivative(prediction, target) * (scale / size)
             return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype)
 
-        return (h, ops.zeros((), "float32")), grad
+        return (h, ops.zeros((), keras.config.floatx())), grad
 
     return exchange(h, synthetic)
 
 
-def _or_one(scale):
+def _wide(tensor):
+    """The dtype to compute in: float32, or that of the tensor if it is wider."""
+    return keras.backend.result_type(tensor.dtype, "float32")
+
+
+def _or_one(scale, dtype):
     """The scale, or one where the anchor never reached a loss (its gradient is then zero)."""
-    scale = ops.cast(scale, "float32")
+    scale = ops.cast(scale, dtype)
     return ops.where(scale == 0.0, ops.ones_like(scale), scale)

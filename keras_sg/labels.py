@@ -51,6 +51,23 @@ def check_labels(labels, num_classes):
         raise ValueError(f"{expected}{received}, that is one-hot of width {shape[1]}.")
 
 
+def check_range(labels, num_classes):
+    """Raise `ValueError` unless all class indices in an array lie in `[0, num_classes)`.
+
+    Args:
+        labels: array of concrete values; see `check_labels`.
+        num_classes: integer of at least 2.
+    """
+    check_labels(labels, num_classes)
+    if is_index(labels) and len(labels):
+        values = ops.convert_to_numpy(labels)
+        if values.min() < 0 or values.max() >= num_classes:
+            raise ValueError(
+                f"Labels must lie in [0, {num_classes}), as num_classes={num_classes} says. "
+                f"Received: labels from {values.min()} to {values.max()}."
+            )
+
+
 def one_hot(labels, num_classes, dtype):
     """Labels as one-hot rows.
 

@@ -5,8 +5,9 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients
-from keras_sg.layers import Interface, SyntheticGradient
+from keras_sg import _keras, gradients, labels
+from keras_sg.interface import Interface
+from keras_sg.layers import SyntheticGradient
 from keras_sg.trainers import Trainer
 
 
@@ -77,7 +78,7 @@ class DecoupledModel(Trainer, keras.Model):
             target: float32, shape of the interface, per example.
             batch: number of examples.
         """
-        synthetic = ops.cast(prediction.synthetic, "float32")
+        synthetic = ops.cast(prediction.synthetic, target.dtype)
         loss = gradients.get_regression(prediction.interface.loss).value(synthetic, target)
         self._observe(prediction.interface, "sg_loss", loss, batch)
         self._observe(prediction.interface, "sg_cosine", ops.mean(cosine(synthetic, target)), batch)
@@ -87,6 +88,10 @@ class DecoupledModel(Trainer, keras.Model):
         self._observe(prediction.interface, "sg_loss", regression, batch)
 
     def _observe(self, interface, key, value, batch):
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # A step that overflows half precision is skipped by the optimizer, and here.
+            finite = ops.isfinite(value)
+            value, batch = ops.where(finite, value, 0.0), ops.where(finite, batch, 0)
         for name in (key, f"{interface.name}_{key}"):
             if name in self._reports:
                 self._reports[name].update_state(value, sample_weight=batch)
@@ -103,6 +108,12 @@ class DecoupledModel(Trainer, keras.Model):
             yield
         finally:
             self._report = True
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        for interface in self.interfaces if hasattr(y, "dtype") else ():
+            if interface.num_classes:
+                labels.check_range(y, interface.num_classes)
+        return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         with self._without_reports():

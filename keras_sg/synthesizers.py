@@ -97,7 +97,9 @@ class MLP(Synthesizer):
     def __init__(self, widths=(1024, 1024), batch_normalization=True):
         widths = [widths] if isinstance(widths, int) else list(widths)
         if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
-            raise ValueError(f"`widths` must be positive integers, at least one. Received: widths={widths!r}.")
+            raise ValueError(
+                f"`widths` must be positive integers, at least one. Received: widths={widths!r}."
+            )
         self.widths = widths
         self.batch_normalization = batch_normalization
 
@@ -161,13 +163,8 @@ class Existing(Synthesizer):
 
     def __call__(self, shape):
         layer = self.layer
-        if not layer.built or not layer.variables or any(SCOPE in v.path for v in layer.variables):
-            return layer
-        copy = type(layer).from_config(layer.get_config())
-        if not copy.built:
-            copy.build_from_config(layer.get_build_config())
-        copy.set_weights(layer.get_weights())
-        return copy
+        ours = not layer.variables or any(SCOPE in variable.path for variable in layer.variables)
+        return layer if ours or not layer.built else copy_of(layer)
 
     def get_config(self):
         return {"layer": serialize(self.layer)}
@@ -224,6 +221,16 @@ def serialize(synthesizer):
 def deserialize(config, custom_objects=None):
     """The inverse of `serialize`."""
     return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+
+
+def copy_of(layer):
+    """A new layer of the same configuration and, where `layer` is built, the same weights."""
+    copy = type(layer).from_config(layer.get_config())
+    if layer.built:
+        if not copy.built:
+            copy.build_from_config(layer.get_build_config())
+        copy.set_weights(layer.get_weights())
+    return copy
 
 
 def _read_out(units, name=None):

@@ -1,0 +1,104 @@
+"""The graph of a functional model as its layers are called: does a cut separate?"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_sg import _keras
+
+
+class Node(NamedTuple):
+    """One call of a layer (or operation): who was called, and the nodes whose outputs it took."""
+
+    layer: Any
+    parents: tuple
+
+    @property
+    def has_weights(self):
+        return bool(getattr(self.layer, "trainable_weights", None))
+
+
+class Graph:
+    """Records the calls of a model's layers while the model is rebuilt.
+
+    Attributes:
+        nodes: list of `Node`, in the order of the calls; inputs of the model stand before their
+            first use.
+    """
+
+    def __init__(self):
+        self.nodes = []
+        self._sources = {}  # id of a symbolic tensor -> (the tensor, kept alive; its node's index)
+
+    def call(self, layer, *args, **kwargs):
+        """Call a layer; the `call_function` of `keras.models.clone_model`."""
+        tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+        parents = tuple(self._source(tensor) for tensor in tensors)
+        outputs = layer(*args, **kwargs)
+        self._add(Node(layer, parents), keras.tree.flatten(outputs))
+        return outputs
+
+    def uses(self, name):
+        """Indices of the calls of the layer called `name`."""
+        return [i for i, node in enumerate(self.nodes) if node.layer.name == name]
+
+    def leak(self, cut, cuts, outputs, nested):
+        """A way for the gradient around a cut, or None.
+
+        Args:
+            cut: index of the node with the interface.
+            cuts: indices of all nodes with interfaces.
+            outputs: symbolic outputs of the model.
+            nested: whether the model sits inside another: there may be weights below its inputs.
+
+        Returns:
+            Tuple of two layers: one below the cut that a gradient still reaches unreplaced, and
+            the one that it comes through.
+        """
+        below = self._upstream(self.nodes[cut].parents)
+        # A cut beside this one closes a path; one above it does not, it is on this one's way out.
+        closed = [other for other in cuts if cut not in self._upstream(self.nodes[other].parents)]
+        open_nodes = self._upstream([self._source(x) for x in keras.tree.flatten(outputs)], closed)
+        leaking = [
+            i
+            for i in sorted(below & open_nodes)
+            if self.nodes[i].has_weights or (nested and not self.nodes[i].parents)
+        ]
+        if not leaking:
+            return None
+        last = max(below & open_nodes)
+        around = next(i for i in sorted(open_nodes - below) if last in self.nodes[i].parents)
+        return self.nodes[leaking[-1]].layer, self.nodes[around].layer
+
+    def warn_unless_separating(self, cut, cuts, outputs, nested):
+        """Warn where `leak` finds a way around the cut."""
+        leak = self.leak(cut, cuts, outputs, nested)
+        if leak:
+            below, around = leak
+            warnings.warn(
+                f"The cut after layer {self.nodes[cut].layer.name!r} does not separate: past it, through "
+                f"layer {around.name!r}, the true gradient still reaches layer {below.name!r} below. Cut "
+                "behind the layer where the paths join, or cut every path.",
+                stacklevel=4,
+            )
+
+    def _upstream(self, start, without=()):
+        """Indices of the nodes in `start` and above them towards the inputs, not past `without`."""
+        found, waiting = set(), list(start)
+        while waiting:
+            i = waiting.pop()
+            if i not in found and i not in without:
+                found.add(i)
+                waiting.extend(self.nodes[i].parents)
+        return found
+
+    def _source(self, tensor):
+        if id(tensor) not in self._sources:
+            self._add(Node(_keras.producer(tensor), ()), [tensor])
+        return self._sources[id(tensor)][1]
+
+    def _add(self, node, outputs):
+        self.nodes.append(node)
+        for tensor in outputs:
+            self._sources[id(tensor)] = tensor, len(self.nodes) - 1

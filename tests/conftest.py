@@ -1,0 +1,42 @@
+"""Two logical CPUs for the strategies, a clean Keras for every test."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import pytest
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("tensorflow") and BACKEND != "tensorflow":
+            item.add_marker(pytest.mark.skip(reason=f"needs the TensorFlow backend, not {BACKEND}"))
+
+
+@pytest.fixture(autouse=True)
+def clean_keras():
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx("float32")
+    keras.backend.clear_session()
+
+
+@pytest.fixture(scope="session")
+def two_devices():
+    """A MirroredStrategy over two logical CPUs.
+
+    One for the whole session: TensorFlow numbers the collective operations of every strategy
+    from the same start, and those of a second one meet what is left of the first.
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
