@@ -59,11 +59,12 @@ def test_plain_model_modes(mode):
 
 
 @tensorflow
-@pytest.mark.parametrize("model_class", [keras.Model, keras_sg.DecoupledModel])
-@pytest.mark.parametrize("num_classes", [None, 3], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize(
+    "model_class, num_classes",
+    [(keras.Model, None), (keras_sg.DecoupledModel, None), (keras_sg.DecoupledModel, 3)],
+    ids=["plain", "unconditional", "conditional"],
+)
 def test_mirrored(two_devices, model_class, num_classes):
-    if num_classes and model_class is keras.Model:
-        pytest.skip("a conditional interface needs a DecoupledModel")
     with two_devices.scope():
         model = mlp(2, num_classes, model_class)
         check(model, conditional=num_classes is not None, sample_weight=WEIGHT)
