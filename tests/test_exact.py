@@ -15,9 +15,7 @@ tensorflow = pytest.mark.tensorflow
 
 def fit(model, x, y, sample_weight=None, optimizer=None, **options):
     model.compile(optimizer or models.optimizer(), "mse", **options)
-    return model.fit(
-        x, y, models.BATCH, sample_weight=sample_weight, epochs=EPOCHS, shuffle=False, verbose=0
-    )
+    return model.fit(x, y, models.BATCH, sample_weight=sample_weight, epochs=EPOCHS, shuffle=False, verbose=0)
 
 
 def check(model, tolerance=1e-5, conditional=False, sample_weight=None, options=(), **oracle_options):
@@ -142,9 +140,7 @@ def test_reported_loss_and_cosine_are_those_of_the_last_pairs():
     model = mlp(2, 3)
     oracle = oracle_of(model)
     model.compile(models.optimizer(), "mse")
-    logs = model.fit(
-        x[:8], y[:8], 8, epochs=3, shuffle=False, verbose=0, sample_weight=WEIGHT[:8]
-    ).history
+    logs = model.fit(x[:8], y[:8], 8, epochs=3, shuffle=False, verbose=0, sample_weight=WEIGHT[:8]).history
     pairs = train_oracle(oracle, x[:8], y[:8], 3, labels[:8], WEIGHT[:8])
     losses = [np.mean((p - t) ** 2) for p, t in pairs]
     cosines = [
@@ -183,9 +179,7 @@ def test_the_regression_never_moves_the_module():
     kernel, bias = interface.synthesizer.get_weights()
     interface.synthesizer.set_weights([0 * kernel, 0 * bias])
     before = interface.layer.get_weights()
-    model.compile(
-        keras_sg.decoupled_optimizer(keras.optimizers.SGD(1.0), keras.optimizers.SGD(1e-12)), "mse"
-    )
+    model.compile(keras_sg.decoupled_optimizer(keras.optimizers.SGD(1.0), keras.optimizers.SGD(1e-12)), "mse")
     model.fit(x, y, epochs=3, verbose=0)
     # The synthetic gradient stays within 1e-9 of zero; the regression's own gradient would not.
     for a, b in zip(before, interface.layer.get_weights()):

@@ -253,7 +253,9 @@ def test_conditional_synthetic_loss_with_two_outputs_and_loss_weights():
     inputs = keras.Input((6,))
     block = layers.Dense(5, activation="tanh")
     h = keras_sg.SyntheticLoss(block, synthesizers.Value((8,)))(inputs)
-    model = keras_sg.DecoupledModel(inputs, {"a": layers.Dense(2, name="a")(h), "b": layers.Dense(1, name="b")(h)})
+    model = keras_sg.DecoupledModel(
+        inputs, {"a": layers.Dense(2, name="a")(h), "b": layers.Dense(1, name="b")(h)}
+    )
     model.compile("sgd", {"a": "mse", "b": "mae"}, loss_weights={"a": 1.0, "b": 10.0})
     x = RNG.normal(size=(8, 6)).astype("float32")
     logs = model.fit(x, {"a": np.ones((8, 2)), "b": np.full((8, 1), 100.0)}, verbose=0).history

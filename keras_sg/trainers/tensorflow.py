@@ -76,7 +76,7 @@ class TensorFlowTrainer:
             raise ValueError(
                 f"The synthetic losses of {self.name!r} have nothing behind them to learn from: there is "
                 "no loss per example. Compile the model with a Keras loss that honours sample weights "
-                f"(loss='mse', for one). Received: loss={self.get_compile_config().get('loss')!r}."
+                "(loss='mse', for one). Received: a model whose training loss takes no sample weights."
             )
         return loss, tf.stop_gradient(tf.add_n(shares)) * tf.cast(batch * replicas, "float32")
 

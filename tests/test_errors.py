@@ -1,0 +1,292 @@
+"""Bad input: what each error says."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_sg
+from keras_sg import SyntheticGradient, SyntheticLoss, decouple, strip
+from keras_sg.gradients import replace_gradient
+
+tensorflow = pytest.mark.tensorflow
+X = np.ones((8, 4), "float32")
+LABELS = np.zeros(8, "int64")
+
+
+def build(interface, shape=(4,)):
+    interface.build((None, *shape))
+
+
+class TwoOutputs(layers.Layer):
+    def call(self, x):
+        return x, x
+
+
+class Summed(layers.Layer):
+    def call(self, x):
+        return ops.sum(x, axis=-1)
+
+
+class Rounded(layers.Layer):
+    def call(self, x):
+        return ops.cast(x, "int32")
+
+
+WRONG_ARGUMENTS = {
+    "synthesizer id": (
+        lambda: SyntheticGradient(layers.Dense(3), "quadratic"),
+        "Unknown synthesizer.*'linear', 'mlp', 'value'.*Received: 'quadratic' .of type str",
+    ),
+    "synthesizer class": (
+        lambda: SyntheticGradient(layers.Dense(3), keras_sg.synthesizers.MLP),
+        "Unknown synthesizer.*of type type",
+    ),
+    "synthesizer widths": (
+        lambda: keras_sg.synthesizers.MLP(widths=(16, 0)),
+        r"positive integers.*Received: widths=\[16, 0\]",
+    ),
+    "synthesizer callable": (
+        lambda: build(SyntheticGradient(layers.Dense(3), lambda shape: "dense")),
+        r"must return a Keras layer.*Received: 'dense' .of type str. for shape \(None, 3\)",
+    ),
+    "synthesizer shape": (
+        lambda: build(SyntheticGradient(layers.Dense(3), layers.Dense(7))),
+        r"interface's shape, \(None, 3\).*output of shape \(None, 7\)",
+    ),
+    "synthetic loss shape": (
+        lambda: build(SyntheticLoss(layers.Dense(3), "linear")),
+        r"\(None,\) or \(None, 1\), at an interface of shape \(None, 3\).*output of shape \(None, 3\)",
+    ),
+    "several outputs": (lambda: build(SyntheticGradient(TwoOutputs())), "several outputs"),
+    "rank 1": (
+        lambda: build(SyntheticGradient(Summed())),
+        r"\(batch, ..., features\).*output of shape \(None,\)",
+    ),
+    "integers": (lambda: build(SyntheticGradient(Rounded())), "floating point.*output of dtype int32"),
+    "not a layer": (
+        lambda: SyntheticGradient("dense"),
+        "wraps a Keras layer or model. Received: layer='dense'",
+    ),
+    "an interface": (
+        lambda: SyntheticGradient(SyntheticGradient(layers.Dense(3, name="block"))),
+        "'block' is an interface already",
+    ),
+    "num_classes 1": (
+        lambda: SyntheticGradient(layers.Dense(3), num_classes=1),
+        "at least 2.*num_classes=1 ",
+    ),
+    "num_classes type": (
+        lambda: SyntheticGradient(layers.Dense(3), num_classes="10"),
+        "num_classes='10' .of type str",
+    ),
+    "mix": (lambda: SyntheticGradient(layers.Dense(3), mix=1.5), "from 0 .* to 1 .*Received: mix=1.5"),
+    "mix type": (lambda: SyntheticGradient(layers.Dense(3), mix="all"), "Received: mix='all' .of type str"),
+    "loss": (
+        lambda: SyntheticGradient(layers.Dense(3), loss="crossentropy"),
+        r"\['huber', 'mae', 'mse'\]. Received: loss='crossentropy'",
+    ),
+    "primitive loss": (lambda: replace_gradient(X, X, loss=None), "Received: loss=None .of type NoneType"),
+    "primitive shapes": (
+        lambda: replace_gradient(X, X[:, :2]),
+        r"h of shape \(8, 4\), synthetic of shape \(8, 2\)",
+    ),
+    "optimizer": (lambda: keras_sg.decoupled_optimizer("adam", synthesizer=1e-4), "`synthesizer`.*0.0001"),
+    "wrapped optimizer": (
+        lambda: keras_sg.decoupled_optimizer(keras_sg.decoupled_optimizer()),
+        "`optimizer`.*not one that wraps others",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ARGUMENTS)
+def test_arguments(case):
+    make, message = WRONG_ARGUMENTS[case]
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        make()
+
+
+def conditional(model_class, interface=SyntheticGradient, num_classes=3, loss="mse", **options):
+    inputs = keras.Input((4,))
+    block = interface(layers.Dense(3, name="block"), num_classes=num_classes)
+    model = model_class(inputs, layers.Dense(3)(block(inputs)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if loss == "sparse" else loss
+    model.compile("sgd", loss, **options)
+    return model
+
+
+@pytest.mark.parametrize(
+    "interface, num_classes, message",
+    [
+        (SyntheticGradient, 3, "'block'.*num_classes=3.*DecoupledModel"),
+        (SyntheticLoss, None, "'block'.*DecoupledModel"),
+    ],
+)
+def test_trained_outside_a_decoupled_model(interface, num_classes, message):
+    model = conditional(keras.Model, interface, num_classes)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, np.ones((8, 3)), verbose=0)
+
+
+def test_no_trainer_for_this_backend():
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow has a trainer")
+    inputs = keras.Input((4,))
+    with pytest.raises(NotImplementedError, match="TensorFlow backend only"):
+        keras_sg.DecoupledModel(inputs, layers.Dense(3)(inputs))
+
+
+WRONG_LABELS = {
+    "rank 3": (np.ones((8, 3, 1)), r"labels of shape .*3, 1\)"),
+    "float indices": (np.ones(8), r"dtype float\d+; cast class indices to an integer dtype"),
+    "one-hot width": (np.ones((8, 5)), "num_classes=3.*one-hot of width 5"),
+    "none": (None, "Received: None .of type NoneType"),
+}
+
+
+@tensorflow
+@pytest.mark.parametrize("case", WRONG_LABELS)
+def test_labels(case):
+    labels, message = WRONG_LABELS[case]
+    model = conditional(keras_sg.DecoupledModel)
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(X, labels)
+
+
+@tensorflow
+@pytest.mark.parametrize("bad", [3, -1])
+def test_labels_out_of_range_are_found_before_training_in_arrays(bad):
+    labels = np.array([0, 1, 2, bad, 0, 0, 0, 0])
+    model = conditional(keras_sg.DecoupledModel, loss="sparse", jit_compile=True)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=rf"\[0, 3\).*labels from {min(labels)} to {max(labels)}"):
+        model.fit(X, labels, verbose=0)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+@tensorflow
+@pytest.mark.parametrize("eager", [False, True])
+def test_labels_out_of_range_are_found_in_the_first_step_of_a_data_set(eager):
+    import tensorflow as tf
+
+    # The loss knows four classes; only the interface was told of three.
+    inputs = keras.Input((4,))
+    block = SyntheticGradient(layers.Dense(3, name="block"), num_classes=3)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(4)(block(inputs)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=eager)
+    data = tf.data.Dataset.from_tensors((X, np.full(8, 3)))
+    before = model.get_weights()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Labels must lie in \[0, 3\)"):
+        model.fit(data, shuffle=False, verbose=0)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+@tensorflow
+def test_labels_out_of_range_are_not_learned_from_unnoticed_under_xla():
+    import tensorflow as tf
+
+    model = conditional(keras_sg.DecoupledModel, loss="sparse", jit_compile=True)
+    data = tf.data.Dataset.from_tensors((X, np.full(8, 3)))
+    logs = model.fit(data, shuffle=False, verbose=0).history
+    assert np.isnan(logs["sg_loss"][0])
+
+
+@tensorflow
+@pytest.mark.parametrize(
+    "interface, message",
+    [
+        (SyntheticGradient, "No gradient arrives at interface 'block'.*Compile the model with a loss"),
+        (SyntheticLoss, "nothing behind them to learn from.*no loss per example.*takes no sample weights"),
+    ],
+)
+def test_nothing_to_learn_from(interface, message):
+    model = conditional(keras_sg.DecoupledModel, interface, loss=None)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, LABELS, verbose=0)
+
+
+@tensorflow
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("interface", [SyntheticGradient, SyntheticLoss])
+def test_interface_on_the_output(interface, nested):
+    inputs = keras.Input((4,))
+    layer = interface(layers.Dense(3, name="block"))
+    layer = keras.Sequential([layers.Dense(4), layer]) if nested else layer
+    with pytest.raises(ValueError, match=r"'block' is an output of the model.*shape \(None, 3\)"):
+        keras_sg.DecoupledModel(inputs, layer(inputs))
+
+
+def toy():
+    inputs = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="deep")], name="inner")
+    shared = layers.Dense(4, name="shared")
+    h = layers.Dense(4, name="block")(shared(shared(inner(inputs))))
+    return keras.Model(inputs, layers.Dense(2, name="last")(h), name="toy")
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+class Hiding(layers.Layer):
+    def __init__(self, interface):
+        super().__init__()
+        self.interface = interface
+
+    def build(self, shape):
+        self.interface.build(shape)
+
+    def call(self, x):
+        return self.interface(x)
+
+
+WRONG_SURGERY = {
+    "unknown names": (
+        lambda: decouple(toy(), after=["block", "blok", "inner/dep"]),
+        r"no layers \['blok', 'inner/dep'\].*'inner', 'inner/deep', 'shared', 'block', 'last'",
+    ),
+    "no names": (lambda: decouple(toy(), after=[]), r"names no layer.*'block'.*Received: after=\[\]"),
+    "subclassed": (
+        lambda: decouple(Subclassed(), after=["a"]),
+        "Functional and Sequential.*of type Subclassed",
+    ),
+    "not a model": (
+        lambda: decouple(layers.Dense(3), after=["a"]),
+        "Functional and Sequential.*of type Dense",
+    ),
+    "unbuilt": (
+        lambda: decouple(keras.Sequential([layers.Dense(3, name="a")]), after=["a"]),
+        "is not built.*unbuilt model of type Sequential",
+    ),
+    "used twice": (lambda: decouple(toy(), after=["shared"]), "'shared' is used 2 times.*'toy'"),
+    "decoupled already": (
+        lambda: decouple(decouple(toy(), after=["block"]), after=["inner"]),
+        r"decoupled already, at \['block'\].*keras_sg.strip",
+    ),
+    "own output": (lambda: decouple(toy(), after=["last"]), "'last' is an output of the model"),
+    "interface": (lambda: decouple(toy(), after=["block"], interface="sg"), "`interface` must be.*'sg'"),
+    "strip subclassed": (
+        lambda: strip(Subclassed()),
+        "keras_sg.strip works on Functional.*of type Subclassed",
+    ),
+    "strip hidden": (
+        lambda: strip(
+            keras.Sequential([keras.Input((4,)), Hiding(SyntheticGradient(layers.Dense(4, name="h")))])
+        ),
+        "'h' sits inside a layer that is neither.*cannot be taken out",
+    ),
+}
+
+
+@tensorflow
+@pytest.mark.parametrize("case", WRONG_SURGERY)
+def test_surgery(case):
+    make, message = WRONG_SURGERY[case]
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        make()

@@ -1,0 +1,61 @@
+"""The private corners of Keras in `keras_sg/_keras.py`, each held to what we take it to do."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_sg import _keras
+
+
+class Taker(layers.Layer):
+    """Notes the step that a call brought it."""
+
+    def __init__(self):
+        super().__init__()
+        self.taken = []
+        _keras.register_step(self)
+
+    def call(self, x, decoupled_step=None):
+        self.taken.append(decoupled_step)
+        return x
+
+
+def test_a_registered_step_reaches_layers_at_any_depth():
+    taker, step = Taker(), object()
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.Sequential([keras.Sequential([taker])])(inputs))
+    _keras.register_step(model)
+    model(np.ones((1, 2)), **{_keras.STEP: step})
+    assert taker.taken[-1] is step
+    model(np.ones((1, 2)))
+    assert taker.taken[-1] is None
+
+
+def test_sublayers_are_found_at_any_depth():
+    dense = layers.Dense(2)
+    model = keras.Sequential([keras.Input((3, 2)), keras.Sequential([layers.TimeDistributed(dense)])])
+    assert dense in _keras.sublayers(model) and model not in _keras.sublayers(model)
+
+
+def test_masks_are_copied():
+    embedded = layers.Embedding(4, 2, mask_zero=True)(np.array([[1, 0]]))
+    copied = _keras.copy_mask(embedded, keras.ops.copy(embedded))
+    np.testing.assert_array_equal(copied._keras_mask, [[True, False]])
+
+
+def test_producer():
+    dense = layers.Dense(2)
+    assert _keras.producer(dense(keras.Input((2,)))) is dense
+
+
+@pytest.mark.tensorflow
+def test_loss_and_its_tracker():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(1, kernel_initializer="zeros")(inputs))
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2), "float32"), np.full((4, 1), 3.0, "float32")
+    loss = _keras.compute_loss(model, x, y, model(x), None)
+    np.testing.assert_allclose(loss, 9.0)
+    _keras.track_loss(model, loss, 4)
+    np.testing.assert_allclose(model.get_metrics_result()["loss"], 9.0)

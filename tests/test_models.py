@@ -1,0 +1,184 @@
+"""`DecoupledModel`: a `keras.Model` in all but its training step."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_sg
+
+pytestmark = pytest.mark.tensorflow
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 8)).astype("float32")
+LABELS = RNG.integers(0, 3, 32)
+
+
+def classifier(interfaces=2, num_classes=3, interface=keras_sg.SyntheticGradient, **options):
+    inputs = h = keras.Input((8,))
+    for i in range(interfaces):
+        block = layers.Dense(6, activation="relu", name=f"block{i + 1}")
+        h = interface(block, num_classes=num_classes, **options)(h)
+    return keras_sg.DecoupledModel(inputs, layers.Dense(3, name="logits")(h))
+
+
+def compiled(model, **options):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras_sg.decoupled_optimizer(), loss, metrics=["accuracy"], **options)
+    return model
+
+
+@pytest.mark.parametrize(
+    "interfaces, expected",
+    [
+        (0, set()),
+        (1, {"sg_loss", "sg_cosine"}),
+        (
+            2,
+            {"sg_loss", "sg_cosine"} | {f"block{i}_sg_{what}" for i in (1, 2) for what in ("loss", "cosine")},
+        ),
+    ],
+)
+def test_metric_keys(interfaces, expected):
+    model = compiled(classifier(interfaces))
+    logs = model.fit(X, LABELS, validation_data=(X, LABELS), verbose=0).history
+    assert set(logs) == expected | {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert set(model.evaluate(X, LABELS, return_dict=True, verbose=0)) == {"loss", "accuracy"}
+    assert set(model.test_on_batch(X, LABELS, return_dict=True)) == {"loss", "accuracy"}
+    assert set(model.train_on_batch(X, LABELS, return_dict=True)) == expected | {"loss", "accuracy"}
+
+
+def test_synthetic_losses_have_no_cosine():
+    model = compiled(classifier(interface=keras_sg.SyntheticLoss))
+    logs = model.fit(X, LABELS, verbose=0).history
+    assert set(logs) == {"loss", "accuracy", "sg_loss", "block1_sg_loss", "block2_sg_loss"}
+
+
+def test_without_interfaces_it_is_keras():
+    ours = compiled(classifier(0))
+    inputs = keras.Input((8,))
+    theirs = keras.Model(inputs, layers.Dense(3)(inputs))
+    theirs.set_weights(ours.get_weights())
+    theirs.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    histories = [m.fit(X, LABELS, epochs=3, shuffle=False, verbose=0).history for m in (ours, theirs)]
+    assert histories[0] == histories[1]
+    for a, b in zip(ours.get_weights(), theirs.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_regularizers_and_added_losses_are_kept():
+    """The reported loss is Keras's own, and the regularizer moves the module."""
+
+    class Penalty(layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.convert_to_tensor(3.0))
+            return x
+
+    inputs = keras.Input((8,))
+    block = layers.Dense(6, kernel_regularizer=keras.regularizers.L2(0.5), activity_regularizer="l1")
+    h = keras_sg.SyntheticGradient(block)(inputs)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(Penalty()(h)))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    kernel = block.get_weights()[0]
+    activity = np.abs(np.asarray(block(X))).sum() / len(X) * 0.01
+    error = np.mean(np.asarray(model(X)) ** 2)
+    logs = model.train_on_batch(X, np.zeros((32, 3)), return_dict=True)
+    np.testing.assert_allclose(logs["loss"], error + 0.5 * np.sum(kernel**2) + 3.0 + activity, rtol=1e-5)
+    # The synthesizer is zero: what moved the kernel is the penalties, dL/dk = k + activity's part.
+    slope = 0.01 * X.T @ np.sign(X @ kernel) / len(X)
+    np.testing.assert_allclose(kernel - block.get_weights()[0], 0.1 * (kernel + slope), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("nesting", ["functional", "sequential", "subclass"])
+def test_labels_reach_interfaces_inside_nested_models(nesting):
+    interface = keras_sg.SyntheticGradient(layers.Dense(6, name="inner"), num_classes=3)
+    if nesting == "functional":
+        inner_input = keras.Input((8,))
+        inner = keras.Model(inner_input, layers.Dense(5)(interface(inner_input)))
+    elif nesting == "sequential":
+        inner = keras.Sequential([interface, layers.Dense(5)])
+    else:
+
+        class Inner(layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.interface, self.dense = interface, layers.Dense(5)
+
+            def build(self, shape):
+                self.interface.build(shape)
+                self.dense.build((None, 6))
+
+            def call(self, x):
+                return self.dense(self.interface(x))
+
+        inner = Inner()
+    inputs = keras.Input((8,))
+    model = compiled(keras_sg.DecoupledModel(inputs, layers.Dense(3)(inner(inputs))))
+    assert model.interfaces == [interface]
+    model.fit(X, LABELS, epochs=2, verbose=0)
+    label_rows = interface.synthesizer.get_weights()[0][6:]
+    assert label_rows.shape == (3, 6) and np.all(np.abs(label_rows).max(axis=1) > 0)
+
+
+def test_save_load_and_go_on(tmp_path):
+    """Saved between two epochs, loaded and fitted on, it ends where it would have without."""
+
+    def fit(model):
+        return model.fit(X, LABELS, batch_size=8, epochs=2, shuffle=False, verbose=0)
+
+    model = compiled(classifier())
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    fit(model)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is keras_sg.DecoupledModel
+    fit(loaded)
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "synthesizer", ["mlp", keras_sg.synthesizers.MLP((4,), False), lambda shape: layers.Dense(shape[-1])]
+)
+def test_any_synthesizer_saves(tmp_path, synthesizer):
+    model = compiled(classifier(synthesizer=synthesizer))
+    model.fit(X, LABELS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), loaded.predict(X, verbose=0))
+
+
+def test_clone_model_keeps_the_class():
+    assert type(keras.models.clone_model(classifier())) is keras_sg.DecoupledModel
+
+
+def test_dataset_and_dictionary_inputs():
+    import tensorflow as tf
+
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    h = keras_sg.SyntheticGradient(layers.Dense(6, name="block"), num_classes=3)(layers.Concatenate()([a, b]))
+    model = compiled(keras_sg.DecoupledModel({"a": a, "b": b}, layers.Dense(3)(h)))
+    data = tf.data.Dataset.from_tensor_slices(({"a": X[:, :4], "b": X[:, 4:]}, LABELS)).batch(8)
+    assert np.isfinite(model.fit(data, shuffle=False, verbose=0).history["sg_loss"][0])
+
+
+def test_overflowing_half_precision_steps_are_not_reported():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = compiled(classifier())
+    model.optimizer.initial_scale = 2.0**15
+    model.fit(X, LABELS, verbose=0)
+    model.optimizer.dynamic_scale.assign(2.0**40)
+    logs = model.fit(X, LABELS, batch_size=8, epochs=1, verbose=0).history
+    assert np.isfinite(logs["sg_loss"][0]) and np.isfinite(logs["sg_cosine"][0])
+    assert float(model.optimizer.dynamic_scale) < 2.0**40
+
+
+def test_shared_interface_is_reported_once():
+    inputs = keras.Input((8,))
+    interface = keras_sg.SyntheticGradient(layers.Dense(8, name="shared"))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(interface(interface(inputs))))
+    assert model.interfaces == [interface]
+    compiled(model).fit(X, LABELS, verbose=0)
