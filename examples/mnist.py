@@ -82,14 +82,17 @@ def fetch(name, data_dir):
     """The train and test splits of a TFDS data set, each a dict of whole arrays."""
     import tensorflow_datasets as tfds
 
+    folder = data_dir or "~/tensorflow_datasets"
+    if not tfds.builder(name, data_dir=data_dir).is_prepared():
+        print(f"{name} is not in {folder}; downloading it (without a network, that fails in some minutes)")
     try:
         return tfds.load(name, split=["train", "test"], data_dir=data_dir, batch_size=-1)
     except Exception as error:  # TFDS raises whatever its download met.
         raise SystemExit(
-            f"The data set {name!r} could be neither found nor downloaded. With a network, run "
-            f"python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\" once. Without one, "
-            f"pass --data-dir, a folder that holds {name}/<version>/ as TFDS writes it (by default "
-            f"~/tensorflow_datasets). Received: --data-dir {data_dir}; {type(error).__name__}: {error}"
+            f"The data set {name!r} could be neither found in {folder} nor downloaded. With a network, run "
+            f"python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\" once. Without one, copy "
+            f"from a machine that has it the folder that TFDS made there, and pass as --data-dir the folder "
+            f"with {name}/<version>/ in it. Received: --data-dir {data_dir}; {type(error).__name__}: {error}"
         ) from error
 
 

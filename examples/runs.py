@@ -4,6 +4,7 @@ The file holds one record an arm. It is rewritten in one piece after every epoch
 with Keras's own `BackupAndRestore` a run that was stopped goes on where it stood.
 """
 
+import importlib
 import json
 import pathlib
 import platform
@@ -13,8 +14,6 @@ import time
 
 import keras
 
-import keras_sg
-
 
 class Results:
     """The records of a run, by arm, in `<folder>/results.json`."""
@@ -22,23 +21,28 @@ class Results:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "results.json"
-        self.records = json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def begin(self, arm, settings):
-        """The record of `arm`: the one that is there if its settings are the same, or a new one."""
-        versions = {"python": platform.python_version(), "keras": keras.__version__}
-        versions |= {"keras_sg": keras_sg.__version__, "backend": keras.backend.backend()}
+    @property
+    def records(self):
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def begin(self, arm, settings, resume):
+        """The record of `arm`: to resume, the one that is there if its settings are the same."""
         record = self.records.get(arm)
-        if record is None or record["settings"] != settings:
-            record = {"seconds": 0.0, "train_accuracy": [], "test_accuracy": [], "test_loss": []}
-        self.records[arm] = {"arm": arm, "settings": settings, "versions": versions, **record}
-        self.records[arm]["settings"] = settings
-        return self.records[arm]
+        if not resume or record is None or record["settings"] != settings:
+            series = ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss")
+            record = {"arm": arm, "settings": settings, "seconds": 0.0} | {name: [] for name in series}
+        backend = keras.backend.backend()
+        record["versions"] = {"python": platform.python_version(), "backend": backend}
+        for package in ("keras", "keras_sg", backend):
+            record["versions"][package] = importlib.import_module(package).__version__
+        return record
 
-    def write(self):
+    def write(self, record):
+        """Put a record into the file; those of other arms stay as they are there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.records, indent=1))
+        draft.write_text(json.dumps(self.records | {record["arm"]: record}, indent=1))
         draft.replace(self.path)
 
 
@@ -51,7 +55,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         # A run that resumes repeats the epoch that it was stopped in.
-        for series in ("train_accuracy", "test_accuracy", "test_loss"):
+        for series in ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss"):
             del self.record[series][epoch:]
         self._began, self._trained = time.perf_counter(), None
 
@@ -59,31 +63,38 @@ class Recorder(keras.callbacks.Callback):
         self._trained = self._trained or time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.record["seconds"] += (self._trained or time.perf_counter()) - self._began
+        self.record["epoch_seconds"].append((self._trained or time.perf_counter()) - self._began)
+        self.record["seconds"] = sum(self.record["epoch_seconds"])
         self.record["train_accuracy"].append(logs["accuracy"])
         self.record["test_accuracy"].append(logs["val_accuracy"])
         self.record["test_loss"].append(logs["val_loss"])
-        self.results.write()
+        self.results.write(self.record)
 
 
-def train(model, arm, train_data, test_data, *, epochs, settings, output):
-    """Fit `model`, recording it as `arm` in `output/results.json`; resumes a stopped run."""
+def train(model, arm, train_data, test_data, *, epochs, settings, output, resumable=True):
+    """Fit `model`, recording it as `arm` in `output/results.json`.
+
+    With `resumable`, a run that was stopped goes on after its last complete epoch.
+    """
     results = Results(output)
-    record = results.begin(arm, settings)
+    record = results.begin(arm, settings, resume=resumable)
     if len(record["test_accuracy"]) >= epochs:
-        print(f"{arm}: done before, {epochs} epochs in {results.path}")
+        print(f"{arm}: {epochs} epochs are in {results.path}; nothing to do")
         return
     print(f"\n{arm}")
-    backup = results.folder / "backup" / arm
-    if not record["test_accuracy"]:
-        # What lies there is of a run with other settings.
-        shutil.rmtree(backup, ignore_errors=True)
+    callbacks = [Recorder(results, record)]
+    if resumable:
+        backup = results.folder / "backup" / arm
+        if not record["test_accuracy"]:
+            # What lies there is of a run with other settings.
+            shutil.rmtree(backup, ignore_errors=True)
+        callbacks.append(keras.callbacks.BackupAndRestore(backup))
     model.fit(
         train_data,
         validation_data=test_data,
         shuffle=False,
         epochs=epochs,
-        callbacks=[Recorder(results, record), keras.callbacks.BackupAndRestore(backup)],
+        callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
     )
 
