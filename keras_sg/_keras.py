@@ -30,8 +30,8 @@ def copy_mask(source, target):
 
 
 def producer(tensor):
-    """The layer or operation that a symbolic Keras tensor comes from."""
-    return tensor._keras_history.operation
+    """Where a symbolic Keras tensor comes from: the layer or operation, and which of its outputs."""
+    return tensor._keras_history.operation, tensor._keras_history.tensor_index
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):

@@ -1,4 +1,4 @@
-"""The graph of a functional model as its layers are called: does a cut separate?"""
+"""The graph of a model: whether it has one, and whether a cut in it separates."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -6,6 +6,13 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_sg import _keras
+
+
+def is_graph(layer):
+    """Whether a layer is a Functional or Sequential model, whose layers can be rearranged."""
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    )
 
 
 class Node(NamedTuple):
@@ -95,7 +102,7 @@ class Graph:
 
     def _source(self, tensor):
         if id(tensor) not in self._sources:
-            self._add(Node(_keras.producer(tensor), ()), [tensor])
+            self._add(Node(_keras.producer(tensor)[0], ()), [tensor])
         return self._sources[id(tensor)][1]
 
     def _add(self, node, outputs):

@@ -38,19 +38,19 @@ class Interface(keras.layers.Wrapper):
         _keras.register_step(self)
 
     def build(self, input_shape):
-        super().build(input_shape)
         shape = self._interface_shape(input_shape)
-        width = shape[-1] + (self.num_classes or 0)
+        features = (*shape[:-1], shape[-1] + (self.num_classes or 0))
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype_policy)
         try:
             with keras.name_scope(synthesizers.SCOPE):
                 self.synthesizer = self._make_synthesizer(shape)
                 if not self.synthesizer.built:
-                    self.synthesizer.build((*shape[:-1], width))
+                    self.synthesizer.build(features)
         finally:
             keras.config.set_dtype_policy(policy)
-        self._check_prediction(shape, tuple(self.synthesizer.compute_output_shape((*shape[:-1], width))))
+        predicted = self.synthesizer.compute_output_spec(keras.KerasTensor(features, self.compute_dtype))
+        self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
 
     def _make_synthesizer(self, shape):
         synthesizer = self._recipe(shape)
@@ -65,11 +65,19 @@ class Interface(keras.layers.Wrapper):
         return synthesizer
 
     def _interface_shape(self, input_shape):
-        """Shape of the wrapped layer's output; raises `ValueError` if no interface can be there."""
+        """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
         inputs = keras.tree.map_shape_structure(
             lambda shape: keras.KerasTensor(shape, dtype=self.compute_dtype), input_shape
         )
-        output = self.layer.compute_output_spec(inputs)
+        try:
+            super().build(input_shape)
+            output = self.layer.compute_output_spec(inputs)
+        except TypeError as error:
+            raise ValueError(
+                f"An interface wraps a layer that is called with one input (or one list of inputs). Cut "
+                f"behind another layer, or wrap a keras.Model around this one. Received: {self.layer.name!r} "
+                f"(of type {type(self.layer).__name__}) with inputs of shape {input_shape}: {error}"
+            ) from error
         if not isinstance(output, keras.KerasTensor):
             raise ValueError(
                 f"An interface is one tensor, but layer {self.layer.name!r} has several outputs. "

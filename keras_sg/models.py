@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, gradients, labels
+from keras_sg.graph import is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
 from keras_sg.trainers import Trainer
@@ -62,7 +63,8 @@ class DecoupledModel(Trainer, keras.Model):
         super().__init__(inputs, outputs, name=name, **kwargs)
         _keras.register_step(self)
         _check_outputs(self)
-        self._reports = _reports(self.interfaces)
+        self._keys = _keys(self.interfaces)
+        self._reports = _reports(self.interfaces, self._keys)
         self._report = True
 
     @property
@@ -92,7 +94,7 @@ class DecoupledModel(Trainer, keras.Model):
             # A step that overflows half precision is skipped by the optimizer, and here.
             finite = ops.isfinite(value)
             value, batch = ops.where(finite, value, 0.0), ops.where(finite, batch, 0)
-        for name in (key, f"{interface.name}_{key}"):
+        for name in (key, f"{self._keys[id(interface)]}_{key}"):
             if name in self._reports:
                 self._reports[name].update_state(value, sample_weight=batch)
 
@@ -136,21 +138,33 @@ def cosine(a, b):
     return ops.divide_no_nan(ops.sum(a * b, axis=1), ops.norm(a, axis=1) * ops.norm(b, axis=1))
 
 
-def _reports(interfaces):
+def _keys(interfaces):
+    """What the metrics of each interface begin with: its name, numbered where several share it."""
+    keys = {}
+    for interface in interfaces:
+        key, number = interface.name, 0
+        while key in keys.values():
+            number += 1
+            key = f"{interface.name}_{number}"
+        keys[id(interface)] = key
+    return keys
+
+
+def _reports(interfaces, keys):
     """The metrics of a model with these interfaces, by name."""
     gradients_only = [interface for interface in interfaces if isinstance(interface, SyntheticGradient)]
     names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
     if len(interfaces) > 1:
-        names += [f"{interface.name}_sg_loss" for interface in interfaces]
-        names += [f"{interface.name}_sg_cosine" for interface in gradients_only]
+        names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
+        names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
     return {name: keras.metrics.Mean(name=name) for name in names}
 
 
 def _check_outputs(model):
     for output in keras.tree.flatten(model.outputs):
-        layer = _keras.producer(output)
-        while isinstance(layer, keras.Model) and not isinstance(layer, Interface):
-            layer = _keras.producer(layer.outputs[0])
+        layer, index = _keras.producer(output)
+        while is_graph(layer):
+            layer, index = _keras.producer(layer.outputs[index])
         if isinstance(layer, Interface):
             raise ValueError(
                 f"Interface {layer.name!r} is an output of the model: there is no module behind it to "

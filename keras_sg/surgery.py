@@ -7,7 +7,7 @@ original, nothing is copied or retrained.
 import keras
 
 from keras_sg import synthesizers
-from keras_sg.graph import Graph
+from keras_sg.graph import Graph, is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
 from keras_sg.models import DecoupledModel, interfaces_in
@@ -92,7 +92,7 @@ def strip(model):
     def take_out(layer):
         if isinstance(layer, Interface):
             return take_out(layer.layer)
-        if _is_graph(layer) and interfaces_in(layer):
+        if is_graph(layer) and interfaces_in(layer):
             return strip(layer)
         return layer
 
@@ -161,23 +161,17 @@ def _as_model(model, model_class=keras.Model):
     return model_class(model.input, model.output, name=model.name)
 
 
-def _is_graph(layer):
-    return isinstance(layer, keras.Sequential) or (
-        isinstance(layer, keras.Model) and hasattr(layer, "operations")
-    )
-
-
 def _paths(model, prefix=""):
     """Every layer that can be named in `after`, nested ones by their path."""
     for layer in model.layers:
         if not isinstance(layer, keras.layers.InputLayer):
             yield prefix + layer.name
-            if _is_graph(layer):
+            if is_graph(layer):
                 yield from _paths(layer, f"{prefix}{layer.name}/")
 
 
 def _check_graph(model, verb):
-    if not _is_graph(model):
+    if not is_graph(model):
         raise ValueError(
             f"keras_sg.{verb} works on Functional and Sequential models, whose layers it can rearrange. "
             "In a subclassed model, wrap the layers where they are made, in keras_sg.SyntheticGradient. "

@@ -66,6 +66,10 @@ WRONG_ARGUMENTS = {
         r"\(batch, ..., features\).*output of shape \(None,\)",
     ),
     "integers": (lambda: build(SyntheticGradient(Rounded())), "floating point.*output of dtype int32"),
+    "several inputs": (
+        lambda: SyntheticGradient(layers.MultiHeadAttention(2, 3))(keras.Input((4, 5)), keras.Input((4, 5))),
+        "called with one input.*of type MultiHeadAttention",
+    ),
     "not a layer": (
         lambda: SyntheticGradient("dense"),
         "wraps a Keras layer or model. Received: layer='dense'",

@@ -182,3 +182,30 @@ def test_shared_interface_is_reported_once():
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(interface(interface(inputs))))
     assert model.interfaces == [interface]
     compiled(model).fit(X, LABELS, verbose=0)
+
+
+def test_interfaces_of_the_same_name_are_reported_apart():
+    inputs = h = keras.Input((8,))
+    for i in range(2):
+        block = keras_sg.SyntheticGradient(layers.Dense(6, name="block"))
+        h = keras.Sequential([block, layers.Dense(5)], name=f"part{i}")(h)
+    model = compiled(keras_sg.DecoupledModel(inputs, layers.Dense(3)(h)))
+    logs = model.fit(X, LABELS, verbose=0).history
+    assert {"block_sg_loss", "block_1_sg_loss"} <= set(logs)
+
+
+def test_a_subclassed_model_may_be_the_last_module():
+    class Head(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(x)
+
+    inputs = keras.Input((8,))
+    model = keras_sg.DecoupledModel(inputs, Head()(keras_sg.SyntheticGradient(layers.Dense(6))(inputs)))
+    compiled(model).fit(X, LABELS, verbose=0)
