@@ -14,7 +14,7 @@ modules. The arms differ in nothing but what stands at the interfaces:
     synthetic-loss   an MLP predicts the loss
 
 Writes results.json (after every epoch) and accuracy.png into --output. A run that was stopped
-goes on where it stood when the same command is given again.
+goes on after its last whole epoch when the same command is given again.
 """
 
 import argparse
@@ -63,6 +63,8 @@ def build(arm, learning_rate=3e-5):
 def load(data_dir, batch_size, seed):
     """Training batches, reshuffled every epoch and without the last short one; test batches."""
     train, test = fetch("mnist", data_dir)
+    if batch_size > len(train["label"]):
+        raise SystemExit(f"--batch-size is at most {len(train['label'])}. Received: {batch_size}")
     order = tf.data.Dataset.range(len(train["label"])).shuffle(len(train["label"]), seed=seed)
 
     def batch_of(data):
@@ -103,8 +105,10 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--arm", choices=[*INTERFACES, "all"], default="all")
-    parser.add_argument("--iterations", type=int, default=25_000, help="rounded down to whole epochs")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument(
+        "--iterations", type=runs.positive, default=25_000, help="rounded down to whole epochs"
+    )
+    parser.add_argument("--batch-size", type=runs.positive, default=256)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")

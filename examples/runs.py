@@ -1,9 +1,11 @@
 """What the examples share: a `results.json` that grows epoch by epoch, a table and a figure.
 
 The file holds one record an arm. It is rewritten in one piece after every epoch, and together
-with Keras's own `BackupAndRestore` a run that was stopped goes on where it stood.
+with Keras's own `BackupAndRestore` a run that was stopped goes on after its last whole epoch
+(with another order of the batches than it would have had).
 """
 
+import argparse
 import importlib
 import json
 import pathlib
@@ -97,6 +99,14 @@ def train(model, arm, train_data, test_data, *, epochs, settings, output, resuma
         callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
     )
+
+
+def positive(text):
+    """An `argparse` type: an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, received {number}")
+    return number
 
 
 def table(folder):

@@ -4,6 +4,8 @@ Each has its own test in `tests/test_keras.py`, so that a Keras release that mov
 noticed there first.
 """
 
+import keras
+
 STEP = "decoupled_step"
 
 
@@ -32,6 +34,18 @@ def copy_mask(source, target):
 def producer(tensor):
     """Where a symbolic Keras tensor comes from: the layer or operation, and which of its outputs."""
     return tensor._keras_history.operation, tensor._keras_history.tensor_index
+
+
+def consumed(model, tensor):
+    """Whether some layer of a functional model takes this symbolic tensor as an input."""
+    nodes = [node for operation in getattr(model, "operations", ()) for node in operation._inbound_nodes]
+    return any(x is tensor for node in nodes for x in node.input_tensors)
+
+
+def reductions(model):
+    """How the losses that the model was compiled with are reduced; None for those that do not say."""
+    losses = model._compile_loss._user_loss if model._compile_loss is not None else None
+    return [getattr(loss, "reduction", None) for loss in keras.tree.flatten(losses)]
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):

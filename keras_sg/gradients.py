@@ -19,6 +19,7 @@ This file is arithmetic on tensors: no layers, no variables, no state.
 References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
 """
 
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def get_regression(loss):
 
 def check_mix(mix):
     """Raise `ValueError` unless `mix` is a number from 0 to 1; return it as a float."""
-    if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0.0 <= mix <= 1.0:
+    if isinstance(mix, bool) or not isinstance(mix, numbers.Real) or not 0.0 <= mix <= 1.0:
         raise ValueError(
             "`mix` is the share of the synthetic gradient in what a module receives, "
             "a number from 0 (plain backpropagation) to 1 (all synthetic). "

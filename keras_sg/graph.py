@@ -1,5 +1,6 @@
 """The graph of a model: whether it has one, and whether a cut in it separates."""
 
+import inspect
 import warnings
 from typing import Any, NamedTuple
 
@@ -40,6 +41,10 @@ class Graph:
 
     def call(self, layer, *args, **kwargs):
         """Call a layer; the `call_function` of `keras.models.clone_model`."""
+        if isinstance(layer, keras.layers.Wrapper) and not args:
+            # Called by keyword: a wrapper does not know the name that its layer has for the input.
+            name = next(iter(inspect.signature(layer.layer.call).parameters))
+            args = (kwargs.pop(name),) if name in kwargs else args
         tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         parents = tuple(self._source(tensor) for tensor in tensors)
         outputs = layer(*args, **kwargs)

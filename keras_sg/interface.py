@@ -64,14 +64,20 @@ class Interface(keras.layers.Wrapper):
             self._recipe = synthesizers.Existing(synthesizer)
         return synthesizer
 
-    def _interface_shape(self, input_shape):
-        """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
+    def _output_spec(self, input_shape):
         inputs = keras.tree.map_shape_structure(
             lambda shape: keras.KerasTensor(shape, dtype=self.compute_dtype), input_shape
         )
+        return self.layer.compute_output_spec(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return self._output_spec(input_shape).shape
+
+    def _interface_shape(self, input_shape):
+        """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
         try:
             super().build(input_shape)
-            output = self.layer.compute_output_spec(inputs)
+            output = self._output_spec(input_shape)
         except TypeError as error:
             raise ValueError(
                 f"An interface wraps a layer that is called with one input (or one list of inputs). Cut "

@@ -5,6 +5,8 @@ from the activations and the label. References: Jaderberg et al. 2016, section 3
 (one-hot labels for dense interfaces, constant one-hot channel masks for convolutional ones).
 """
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -13,12 +15,12 @@ def check_num_classes(num_classes):
     """Raise `ValueError` unless `num_classes` is None or an integer of at least 2; return it."""
     if num_classes is None:
         return None
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 2:
         raise ValueError(
             "`num_classes` must be None (unconditional) or an integer of at least 2. "
             f"Received: num_classes={num_classes!r} (of type {type(num_classes).__name__})."
         )
-    return num_classes
+    return int(num_classes)
 
 
 def is_index(labels):
@@ -39,10 +41,13 @@ def check_labels(labels, num_classes):
         f"or one-hot rows of shape (batch, num_classes) with num_classes={num_classes}. "
     )
     if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
-        raise ValueError(f"{expected}Received: {labels!r} (of type {type(labels).__name__}).")
-    shape, dtype = tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype)
+        raise ValueError(
+            f"{expected}Where `y` holds more than that, override `DecoupledModel.labels_from(y)`. "
+            f"Received: {labels!r} (of type {type(labels).__name__})."
+        )
+    shape, dtype = tuple(labels.shape), getattr(labels.dtype, "name", str(labels.dtype))
     received = f"Received: labels of shape {shape} and dtype {dtype}"
-    if dtype == "string" or not 1 <= len(shape) <= 2:
+    if "str" in dtype or dtype == "object" or not 1 <= len(shape) <= 2:
         raise ValueError(f"{expected}{received}.")
     if is_index(labels):
         if "float" in dtype:
@@ -51,28 +56,54 @@ def check_labels(labels, num_classes):
         raise ValueError(f"{expected}{received}, that is one-hot of width {shape[1]}.")
 
 
-def check_range(labels, num_classes):
-    """Raise `ValueError` unless all class indices in an array lie in `[0, num_classes)`.
+def known(labels, num_classes):
+    """Where labels are what they should be: indices in `[0, num_classes)`, rows of zeros and ones.
+
+    Rows of floats may hold anything: soft labels are welcome.
+
+    Args:
+        labels: tensor or array that passed `check_labels`.
+        num_classes: integer of at least 2.
+
+    Returns:
+        Boolean tensor, shape of `labels`.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if "float" in keras.backend.standardize_dtype(labels.dtype):
+        return ops.ones_like(labels, dtype="bool")
+    classes = num_classes if is_index(labels) else 2
+    labels = ops.cast(labels, "int32")
+    return ops.logical_and(labels >= 0, labels < classes)
+
+
+def wrong_values(num_classes):
+    """What to say of labels that are not `known`."""
+    return (
+        f"Labels must lie in [0, {num_classes}), as num_classes={num_classes} says; or, in one-hot rows of "
+        "integers, be 0 or 1."
+    )
+
+
+def check_values(labels, num_classes):
+    """Raise `ValueError` unless all of an array's labels are `known`.
 
     Args:
         labels: array of concrete values; see `check_labels`.
         num_classes: integer of at least 2.
     """
     check_labels(labels, num_classes)
-    if is_index(labels) and len(labels):
+    if not ops.convert_to_numpy(known(labels, num_classes)).all():
         values = ops.convert_to_numpy(labels)
-        if values.min() < 0 or values.max() >= num_classes:
-            raise ValueError(
-                f"Labels must lie in [0, {num_classes}), as num_classes={num_classes} says. "
-                f"Received: labels from {values.min()} to {values.max()}."
-            )
+        raise ValueError(
+            f"{wrong_values(num_classes)} Received: labels from {values.min()} to {values.max()}."
+        )
 
 
 def one_hot(labels, num_classes, dtype):
     """Labels as one-hot rows.
 
-    An index outside `[0, num_classes)` becomes a row of NaN: nothing is learned from it
-    unnoticed, even where an assertion cannot be compiled (XLA).
+    A label that is not `known` becomes NaN: nothing is learned from it unnoticed, even where
+    an assertion cannot be compiled (XLA).
 
     Args:
         labels: see `check_labels`.
@@ -87,12 +118,12 @@ def one_hot(labels, num_classes, dtype):
     """
     check_labels(labels, num_classes)
     labels = ops.convert_to_tensor(labels)
-    if not is_index(labels):
-        return ops.cast(labels, dtype)
-    indices = ops.cast(ops.reshape(labels, (-1,)), "int32")
-    known = ops.logical_and(indices >= 0, indices < num_classes)
-    rows = ops.one_hot(indices, num_classes, dtype=dtype)
-    return ops.where(known[:, None], rows, ops.full_like(rows, float("nan")))
+    fine = known(labels, num_classes)
+    if is_index(labels):
+        labels, fine = ops.reshape(labels, (-1,)), ops.reshape(fine, (-1, 1))
+        labels = ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype=dtype)
+    rows = ops.cast(labels, dtype)
+    return ops.where(fine, rows, ops.full_like(rows, float("nan")))
 
 
 def append(h, rows):

@@ -169,7 +169,7 @@ class SyntheticLoss(Interface):
             )
 
     def regression(self, predicted, target):
-        """The synthesizer's regression loss, a float32 scalar; both arguments `(batch,)`."""
+        """The synthesizer's regression loss, a scalar; both arguments `(batch,)`."""
         return self._regression.value(predicted, ops.stop_gradient(target))
 
     def call(self, inputs, *args, training=None, decoupled_step=None, **kwargs):
@@ -202,4 +202,4 @@ class SyntheticLoss(Interface):
 
 
 def _flat(predicted):
-    return ops.cast(ops.reshape(predicted, (-1,)), "float32")
+    return ops.cast(ops.reshape(predicted, (-1,)), keras.config.floatx())

@@ -77,7 +77,7 @@ class DecoupledModel(Trainer, keras.Model):
 
         Args:
             prediction: a `keras_sg.step.GradientPrediction`.
-            target: float32, shape of the interface, per example.
+            target: shape of the interface, per example.
             batch: number of examples.
         """
         synthetic = ops.cast(prediction.synthetic, target.dtype)
@@ -111,10 +111,26 @@ class DecoupledModel(Trainer, keras.Model):
         finally:
             self._report = True
 
+    def labels_from(self, y):
+        """The labels for conditional interfaces. Override it where `y` holds more than them.
+
+        Args:
+            y: targets of a batch, as `fit` received them.
+
+        Returns:
+            Integers of shape `(batch,)` or `(batch, 1)`, or one-hot rows `(batch, num_classes)`. By
+            default `y`, or the one tensor in it.
+        """
+        leaves = keras.tree.flatten(y)
+        return leaves[0] if len(leaves) == 1 else y
+
     def fit(self, x=None, y=None, *args, **kwargs):
-        for interface in self.interfaces if hasattr(y, "dtype") else ():
-            if interface.num_classes:
-                labels.check_range(y, interface.num_classes)
+        """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
+        classes = {interface.num_classes for interface in self.interfaces} - {None}
+        if classes and y is not None:
+            found = self.labels_from(y)
+            for num_classes in classes if hasattr(found, "dtype") else ():
+                labels.check_values(found, num_classes)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
@@ -162,10 +178,11 @@ def _reports(interfaces, keys):
 
 def _check_outputs(model):
     for output in keras.tree.flatten(model.outputs):
-        layer, index = _keras.producer(output)
-        while is_graph(layer):
-            layer, index = _keras.producer(layer.outputs[index])
-        if isinstance(layer, Interface):
+        graph, (layer, index) = model, _keras.producer(output)
+        while is_graph(layer) and not _keras.consumed(graph, output):
+            graph, output = layer, layer.outputs[index]
+            layer, index = _keras.producer(output)
+        if isinstance(layer, Interface) and not _keras.consumed(graph, output):
             raise ValueError(
                 f"Interface {layer.name!r} is an output of the model: there is no module behind it to "
                 "learn from. The last module takes the true gradient; leave its layers unwrapped. "

@@ -4,6 +4,8 @@ Both rebuild the graph of the model around the *same* layers: weights are shared
 original, nothing is copied or retrained.
 """
 
+import warnings
+
 import keras
 
 from keras_sg import synthesizers
@@ -19,8 +21,8 @@ def decouple(model, after, interface=SyntheticGradient, **options):
     Args:
         model: built Functional or Sequential `keras.Model`. It stays usable, and shares its
             weights with the result: training one trains both.
-        after: name of a layer, or a list of names. Layers of nested models are named by their
-            path, as in `"backbone/block1"`.
+        after: name of a layer (or the layer itself), or a list of them. Layers of nested models
+            are named by their path, as in `"backbone/block1"`.
         interface: `keras_sg.SyntheticGradient` or `keras_sg.SyntheticLoss`.
         **options: arguments of `interface` (`synthesizer`, `num_classes`, ...). Every
             interface gets a synthesizer of its own; of a layer or model, a copy.
@@ -36,7 +38,11 @@ def decouple(model, after, interface=SyntheticGradient, **options):
 
     Warns:
         UserWarning: a cut does not separate: a path around it, a skip connection for one, still
-            carries the true gradient to layers below it.
+            carries the true gradient to layers below it. Or the model has a `train_step` or
+            `compute_loss` of its own, which the result has not.
+
+    The `output` of a shared layer stays that of the original graph: to make a model of
+    intermediate outputs, take the original, or save the result and load it.
 
     Example:
 
@@ -56,7 +62,8 @@ def decouple(model, after, interface=SyntheticGradient, **options):
     References:
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
     """
-    names = [after] if isinstance(after, str) else list(after)
+    given = [after] if isinstance(after, (str, keras.Layer)) else after
+    names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
     return _as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
 
@@ -70,7 +77,9 @@ def strip(model):
 
     Returns:
         A plain `keras.Model`, or a `keras.Sequential` where `model` is one, not compiled. It
-        predicts exactly what `model` predicts and knows nothing of `keras_sg`.
+        predicts exactly what `model` predicts and knows nothing of `keras_sg`. The `output` of its
+        layers stays that of the graph they were made in: to make a model of intermediate
+        outputs, save it and load it first.
 
     Raises:
         ValueError: the model is neither Functional nor Sequential, or hides an interface inside
@@ -192,6 +201,18 @@ def _check_decouple(model, names, interface):
             "`interface` must be keras_sg.SyntheticGradient or keras_sg.SyntheticLoss. "
             f"Received: interface={interface!r} (of type {type(interface).__name__})."
         )
+    if not isinstance(model, DecoupledModel):
+        own = [
+            x
+            for x in ("train_step", "compute_loss")
+            if getattr(type(model), x) is not getattr(keras.Model, x)
+        ]
+        if own:
+            warnings.warn(
+                f"Model {model.name!r} (of type {type(model).__name__}) has {own} of its own, which the "
+                "decoupled model has not. Override them in a subclass of keras_sg.DecoupledModel.",
+                stacklevel=3,
+            )
     existing = interfaces_in(model)
     if existing:
         raise ValueError(

@@ -19,6 +19,8 @@ step below an interface is no step at all rather than a wrong one.
 References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A.
 """
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -95,12 +97,12 @@ class MLP(Synthesizer):
     """
 
     def __init__(self, widths=(1024, 1024), batch_normalization=True):
-        widths = [widths] if isinstance(widths, int) else list(widths)
-        if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+        widths = [widths] if isinstance(widths, numbers.Integral) else list(widths)
+        if not widths or not all(isinstance(width, numbers.Integral) and width > 0 for width in widths):
             raise ValueError(
                 f"`widths` must be positive integers, at least one. Received: widths={widths!r}."
             )
-        self.widths = widths
+        self.widths = [int(width) for width in widths]
         self.batch_normalization = batch_normalization
 
     def __call__(self, shape):
@@ -151,8 +153,8 @@ class _SquareMean(keras.layers.Layer):
 class Existing(Synthesizer):
     """The recipe of a layer that is there already: the layer itself.
 
-    A layer that was built elsewhere is copied, weights included, so that its variables live
-    under the interface they serve (and an optimizer for synthesizers finds them).
+    A layer that is built already is copied, weights included, so that its variables live under
+    the one interface they serve (and an optimizer for synthesizers finds them).
 
     Args:
         layer: Keras layer or model.
@@ -162,9 +164,7 @@ class Existing(Synthesizer):
         self.layer = layer
 
     def __call__(self, shape):
-        layer = self.layer
-        ours = not layer.variables or any(SCOPE in variable.path for variable in layer.variables)
-        return layer if ours or not layer.built else copy_of(layer)
+        return copy_of(self.layer) if self.layer.built else self.layer
 
     def get_config(self):
         return {"layer": serialize(self.layer)}

@@ -146,6 +146,9 @@ WRONG_LABELS = {
     "rank 3": (np.ones((8, 3, 1)), r"labels of shape .*3, 1\)"),
     "float indices": (np.ones(8), r"dtype float\d+; cast class indices to an integer dtype"),
     "one-hot width": (np.ones((8, 5)), "num_classes=3.*one-hot of width 5"),
+    "token ids": (np.array([[0, 1, 2]] * 8), r"\[0, 3\).*labels from 0 to 2"),
+    "strings": (np.array(["a"] * 8), "labels of shape .* and dtype str"),
+    "two targets": ({"a": np.ones(8), "b": np.ones(8)}, "override `DecoupledModel.labels_from"),
     "none": (None, "Received: None .of type NoneType"),
 }
 
@@ -155,8 +158,8 @@ WRONG_LABELS = {
 def test_labels(case):
     labels, message = WRONG_LABELS[case]
     model = conditional(keras_sg.DecoupledModel)
-    with pytest.raises(ValueError, match=message):
-        model.train_on_batch(X, labels)
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        model.fit(X, labels, verbose=0)
 
 
 @tensorflow
@@ -165,7 +168,7 @@ def test_labels_out_of_range_are_found_before_training_in_arrays(bad):
     labels = np.array([0, 1, 2, bad, 0, 0, 0, 0])
     model = conditional(keras_sg.DecoupledModel, loss="sparse", jit_compile=True)
     before = model.get_weights()
-    with pytest.raises(ValueError, match=rf"\[0, 3\).*labels from {min(labels)} to {max(labels)}"):
+    with pytest.raises(ValueError, match=rf"(?s)\[0, 3\).*labels from {min(labels)} to {max(labels)}"):
         model.fit(X, labels, verbose=0)
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
@@ -212,6 +215,14 @@ def test_nothing_to_learn_from(interface, message):
     model = conditional(keras_sg.DecoupledModel, interface, loss=None)
     with pytest.raises(ValueError, match=message):
         model.fit(X, LABELS, verbose=0)
+
+
+@tensorflow
+def test_a_loss_without_a_loss_per_example():
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    model = conditional(keras_sg.DecoupledModel, SyntheticLoss, None, loss=loss)
+    with pytest.raises(ValueError, match=r"loss of each example.*reduction='mean_with_sample_weight'"):
+        model.fit(X, np.ones((8, 3)), verbose=0)
 
 
 @tensorflow

@@ -142,6 +142,13 @@ def test_plot_without_results(runs, tmp_path):
         runs.plot(tmp_path, "nothing")
 
 
+@pytest.mark.parametrize("option", ["--iterations", "--batch-size"])
+def test_numbers_must_be_positive(option, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("examples.mnist").main([option, "0"])
+    assert f"argument {option}: expected an integer of at least 1, received 0" in capsys.readouterr().err
+
+
 def test_help(capsys):
     for name in ("quickstart", "mnist"):
         with pytest.raises(SystemExit) as stop:

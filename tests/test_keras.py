@@ -49,6 +49,23 @@ def test_producer():
     assert _keras.producer(dense(keras.Input((2,)))) == (dense, 0)
 
 
+def test_consumed():
+    inputs = keras.Input((2,))
+    h = layers.Dense(2)(inputs)
+    out = layers.Dense(2)(h)
+    model = keras.Model(inputs, out)
+    assert _keras.consumed(model, h) and not _keras.consumed(model, out)
+
+
+def test_reductions():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(1)(inputs))
+    model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
+    assert _keras.reductions(model) == ["sum"]
+    model.compile("sgd", "mse")
+    assert _keras.reductions(model) == [None]
+
+
 @pytest.mark.tensorflow
 def test_loss_and_its_tracker():
     inputs = keras.Input((2,))

@@ -309,3 +309,59 @@ def test_convolutional_interface_against_finite_differences():
     np.testing.assert_allclose(
         synthesizer_kernel - weights_of(synthesizer)[0], rate * to_synthesizer, rtol=1e-5, atol=1e-9
     )
+
+
+@tensorflow
+@pytest.mark.parametrize(
+    "shape, loss, values",
+    [
+        ((6, 3), "mse", lambda y, p: np.mean((y - p) ** 2, axis=-1)),
+        ((6, 6, 3), "mse", lambda y, p: np.mean((y - p) ** 2, axis=(1, 2))),
+        ((6, 5, 3), "mse", lambda y, p: np.mean((y - p) ** 2, axis=(1, 2))),
+        (
+            (6, 5, 3),
+            lambda y, p: ops.max(ops.square(y - p), (1, 2)),
+            lambda y, p: np.max((y - p) ** 2, (1, 2)),
+        ),
+        ((6, 4, 6, 3), "mae", lambda y, p: np.mean(np.abs(y - p), axis=(1, 2, 3))),
+        ((6, 3), keras.losses.MeanSquaredError(reduction="sum"), lambda y, p: 6 * np.mean((y - p) ** 2, -1)),
+    ],
+)
+def test_loss_of_each_example(shape, loss, values):
+    """Also where a loss is one value a position, and as many positions as examples."""
+    inputs = keras.Input(shape[1:])
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(inputs))
+    model.compile("sgd", loss)
+    y, p = RNG.normal(size=(2, *shape)).astype("float32")
+    _, per_example = model._loss_per_example(None, y, ops.convert_to_tensor(p), None, 6)
+    np.testing.assert_allclose(per_example, values(y, p), rtol=1e-5)
+
+
+@tensorflow
+def test_synthetic_loss_in_double_precision_and_with_partial_weights():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    inputs = keras.Input((6,))
+    h = keras_sg.SyntheticLoss(layers.Dense(5), layers.Dense(1))(inputs)
+    model = keras_sg.DecoupledModel(inputs, {"a": layers.Dense(2)(h), "b": layers.Dense(1)(h)})
+    model.compile("sgd", "mse")
+    y = {"a": np.ones((8, 2)), "b": np.ones((8, 1))}
+    model.fit(RNG.normal(size=(8, 6)), y, sample_weight={"a": np.ones(8), "b": None}, verbose=0)
+
+
+def test_output_shape_is_the_layers():
+    class Doubling(layers.Layer):  # says nothing of its output shape
+        def call(self, x):
+            return ops.concatenate([x, x], axis=-1)
+
+    assert keras_sg.SyntheticGradient(layers.Dense(4)).compute_output_shape((None, 8)) == (None, 4)
+    assert keras_sg.SyntheticGradient(Doubling()).compute_output_shape((None, 8)) == (None, 16)
+
+
+def test_numpy_numbers_are_numbers():
+    recipe = synthesizers.MLP(widths=(np.int64(3),))
+    interface = keras_sg.SyntheticGradient(
+        layers.Dense(4), recipe, num_classes=np.int64(3), mix=np.float32(0.5)
+    )
+    config = interface.get_config()
+    assert (type(config["num_classes"]), type(config["mix"])) == (int, float)

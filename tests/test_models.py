@@ -1,5 +1,7 @@
 """`DecoupledModel`: a `keras.Model` in all but its training step."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -209,3 +211,120 @@ def test_a_subclassed_model_may_be_the_last_module():
     inputs = keras.Input((8,))
     model = keras_sg.DecoupledModel(inputs, Head()(keras_sg.SyntheticGradient(layers.Dense(6))(inputs)))
     compiled(model).fit(X, LABELS, verbose=0)
+
+
+def test_interfaces_that_take_no_part_are_noticed():
+    class Hiding(layers.Layer):
+        def __init__(self, interface):
+            super().__init__()
+            self.interface = interface
+
+        def build(self, shape):
+            self.interface.build(shape)
+
+        def call(self, x):
+            return self.interface(x, training=False)
+
+    inputs = keras.Input((8,))
+    hidden = Hiding(keras_sg.SyntheticGradient(layers.Dense(6, name="idle")))(inputs)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(hidden))
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, np.ones((32, 3)), verbose=0)
+    assert any("['idle']" in str(w.message) and "took no part" in str(w.message) for w in caught)
+
+
+def test_two_interfaces_given_one_layer_have_a_copy_each(tmp_path):
+    given = layers.Dense(6)
+    model = compiled(classifier(num_classes=None, synthesizer=given))
+    first, second = (interface.synthesizer for interface in model.interfaces)
+    assert first is not second
+    model.fit(X, LABELS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model.predict(X, verbose=0), loaded.predict(X, verbose=0))
+
+
+def test_an_interface_may_also_be_an_output():
+    inputs = keras.Input((8,))
+    h = keras_sg.SyntheticGradient(layers.Dense(6, name="block"))(inputs)
+    model = keras_sg.DecoupledModel(inputs, {"logits": layers.Dense(3)(h), "features": h})
+    model.compile("sgd", {"logits": "mse"})
+    model.fit(X, {"logits": np.ones((32, 3))}, verbose=0)
+
+
+def test_a_compute_loss_that_drops_the_added_losses():
+    class Own(keras_sg.DecoupledModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(keras.ops.square(y_pred))
+
+    inputs = keras.Input((8,))
+    h = keras_sg.SyntheticGradient(layers.Dense(6))(inputs)
+    model = Own(inputs, layers.Dense(3)(h))
+    model.compile("sgd")
+    logs = model.fit(X, LABELS, epochs=2, verbose=0).history
+    assert logs["sg_loss"][0] > 0
+
+
+@pytest.mark.parametrize("frozen", ["model", "interface", "synthesizer", "layer"])
+def test_freezing(frozen):
+    model = classifier(1)
+    interface = model.interfaces[0]
+    part = {"model": model, "interface": interface}.get(frozen) or getattr(interface, frozen)
+    part.trainable = False
+    compiled(model)
+    before = [w.copy() for w in part.get_weights()]
+    if frozen == "model":
+        with pytest.warns(UserWarning, match="not have any trainable weights"):
+            model.fit(X, LABELS, verbose=0)
+    else:
+        model.fit(X, LABELS, verbose=0)
+    for a, b in zip(before, part.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("y", [LABELS > 0, (LABELS > 0)[:, None]], ids=["row", "column"])
+def test_boolean_labels(y):
+    compiled(classifier(num_classes=2)).fit(X, y, verbose=0)
+
+
+def test_labels_inside_a_structure():
+    inputs = keras.Input((8,))
+    h = keras_sg.SyntheticGradient(layers.Dense(6), num_classes=3)(inputs)
+    model = compiled(keras_sg.DecoupledModel(inputs, {"p": layers.Dense(3)(h)}))
+    model.fit(X, {"p": LABELS}, verbose=0)
+
+    class Both(keras_sg.DecoupledModel):
+        def labels_from(self, y):
+            return y["labels"]
+
+    outputs = {"labels": layers.Dense(3)(h), "value": layers.Dense(1)(h)}
+    model = Both(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"labels": loss, "value": "mse"})
+    model.fit(X, {"labels": LABELS, "value": np.ones((32, 1))}, verbose=0)
+
+
+def test_backup_and_restore_with_two_optimizers(tmp_path):
+    """Interrupted after its second epoch, fit ends where it would have without."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    weights = []
+    for stop in ([], [Stop()]):
+        keras.utils.set_random_seed(0)
+        model = compiled(classifier())
+        options = dict(batch_size=8, epochs=4, shuffle=False, verbose=0)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / str(len(stop)))
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(X, LABELS, callbacks=[backup, *stop], **options)
+            model = compiled(classifier())
+        model.fit(X, LABELS, callbacks=[backup], **options)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights):
+        np.testing.assert_array_equal(a, b)

@@ -236,3 +236,36 @@ def test_a_way_around_inside_a_nested_model():
     model = keras.Model(inputs, layers.Dense(1)(inner(layers.Dense(8, name="below")(inputs))))
     with pytest.warns(UserWarning, match="'branch' does not separate"):
         keras_sg.decouple(model, after=["inner/branch"])
+
+
+@decoupled
+def test_layers_called_by_keyword_and_named_by_themselves():
+    class Doubled(layers.Layer):
+        def call(self, features):
+            return 2 * features
+
+    inputs = keras.Input((8,))
+    doubled = Doubled(name="doubled")
+    model = keras.Model(inputs, layers.Dense(3)(doubled(features=layers.Dense(6)(inputs))))
+    check_shared_and_reversible(model, X, doubled)
+
+
+@decoupled
+def test_a_training_step_of_its_own_is_not_lost_silently():
+    class Own(keras.Model):
+        def train_step(self, data):
+            return {}
+
+    inputs = keras.Input((8,))
+    model = Own(inputs, layers.Dense(3)(layers.Dense(6, name="block")(inputs)))
+    with pytest.warns(UserWarning, match=r"of type Own. has \['train_step'\]"):
+        keras_sg.decouple(model, after="block")
+
+
+@decoupled
+def test_intermediate_outputs_of_a_stripped_model(tmp_path):
+    plain = keras_sg.strip(keras_sg.decouple(sequential(), after=["block1"]))
+    plain.save(tmp_path / "plain.keras")
+    loaded = keras.models.load_model(tmp_path / "plain.keras")
+    features = keras.Model(loaded.inputs, loaded.get_layer("block1").output)
+    assert features.predict(X, verbose=0).shape == (4, 6)

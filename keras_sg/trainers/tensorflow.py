@@ -1,5 +1,7 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
+import warnings
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -19,8 +21,10 @@ class TensorFlowTrainer:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        step = Step(labels=y)
-        checks = [_assert_known(y, interface) for interface in self.interfaces if interface.num_classes]
+        step = Step(labels=self.labels_from(y))
+        checks = [
+            _assert_known(step.labels, interface) for interface in self.interfaces if interface.num_classes
+        ]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
             with tf.GradientTape() as tape:
@@ -38,32 +42,42 @@ class TensorFlowTrainer:
             interfaces = [(prediction.h, prediction.anchor) for prediction in step.gradients]
             updates, arrived = tape.gradient(total, (self.trainable_variables, interfaces))
 
+        _warn_of_idle(self, step)
         for prediction, (delta, scale) in zip(step.gradients, arrived):
-            if delta is None:
+            if delta is not None:
+                scale = tf.zeros(()) if scale is None else scale
+                self.observe_gradient(prediction, gradients.per_example(delta, scale), batch)
+            elif prediction.interface.synthesizer.trainable_variables:
                 raise ValueError(
                     f"No gradient arrives at interface {prediction.interface.name!r}: nothing behind it "
                     "leads to a loss, so its synthesizer has nothing to learn from. Compile the model "
                     "with a loss for the output that it leads to."
                 )
-            self.observe_gradient(prediction, gradients.per_example(delta, scale), batch)
         if step.losses:
             for prediction, regression in zip(step.losses, regressions):
                 self.observe_loss(prediction, regression, batch)
 
-        self.optimizer.apply_gradients(zip(updates, self.trainable_variables))
+        if self.trainable_variables:
+            self.optimizer.apply_gradients(zip(updates, self.trainable_variables))
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _loss_per_example(self, x, y, y_pred, sample_weight, batch):
-        """The training loss, and the loss of each example, float32 `(batch,)`.
+        """The training loss, and the loss of each example, `(batch,)`.
 
         A training loss is linear in the sample weights, so an example's share of it is its
         weight times the derivative by that weight. This holds for any losses, outputs and
         loss weights, with no need to look inside them.
         """
-        weights = tf.ones((batch,)) if sample_weight is None else sample_weight
-        weights = keras.tree.map_structure(lambda leaf: tf.cast(leaf, "float32"), weights)
+        if "mean_with_sample_weight" in _keras.reductions(self):
+            raise ValueError(
+                f"The synthetic losses of {self.name!r} learn from the loss of each example, which a loss "
+                "that is divided by the sum of the sample weights does not have. Use the reduction "
+                "'sum_over_batch_size'. Received: a loss with reduction='mean_with_sample_weight'."
+            )
+        weights = _unit_or_given(sample_weight, y_pred)
         flat = keras.tree.flatten(weights)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             tape.watch(flat)
             loss = _keras.compute_loss(self, x, y, y_pred, weights)
@@ -78,7 +92,9 @@ class TensorFlowTrainer:
                 "no loss per example. Compile the model with a Keras loss that honours sample weights "
                 "(loss='mse', for one). Received: a model whose training loss takes no sample weights."
             )
-        return loss, tf.stop_gradient(tf.add_n(shares)) * tf.cast(batch * replicas, "float32")
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        per_example = tf.add_n(shares) * tf.cast(batch * replicas, shares[0].dtype)
+        return loss, tf.stop_gradient(per_example)
 
 
 def regress_losses(step, example_loss):
@@ -90,22 +106,44 @@ def regress_losses(step, example_loss):
     ]
 
 
+def _unit_or_given(sample_weight, y_pred):
+    """Sample weights as floats; ones, in a shape that Keras applies to whole examples, where None."""
+
+    def weights_of(output, given=None):
+        if given is not None:
+            return tf.cast(given, keras.config.floatx())
+        # Keras fits (batch, 1) to losses of shape (batch,) as well as (batch, positions).
+        rows = (
+            output[..., 0] if len(output.shape) > 3 else tf.reshape(output, (tf.shape(output)[0], -1))[:, :1]
+        )
+        return tf.ones_like(rows, dtype=keras.config.floatx())
+
+    if sample_weight is None:
+        return keras.tree.map_structure(weights_of, y_pred)
+    pairs = zip(keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight))
+    return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
+
+
 def _assert_known(y, interface):
-    """An assertion that class indices lie in `[0, num_classes)`; None where there is none to make.
+    """An assertion that an interface knows the values of the labels; None where it ran eagerly.
 
     XLA leaves assertions out; there, `labels.one_hot` makes such a label NaN.
     """
-    classes = interface.num_classes
-    labels.check_labels(y, classes)
-    if not labels.is_index(y):
-        return None
+    labels.check_labels(y, interface.num_classes)
     return tf.debugging.Assert(
-        tf.reduce_all((tf.cast(y, "int64") >= 0) & (tf.cast(y, "int64") < classes)),
-        [
-            f"Labels must lie in [0, {classes}) for interface {interface.name!r} "
-            f"(num_classes={classes}). Received labels from",
-            tf.reduce_min(y),
-            "to",
-            tf.reduce_max(y),
-        ],
+        tf.reduce_all(labels.known(y, interface.num_classes)),
+        [f"{labels.wrong_values(interface.num_classes)} Received, at interface {interface.name!r}:", y],
     )
+
+
+def _warn_of_idle(model, step):
+    """Warn of interfaces that the step did not meet: a true gradient may have passed there."""
+    met = {id(prediction.interface) for prediction in (*step.gradients, *step.losses)}
+    idle = [interface.name for interface in model.interfaces if id(interface) not in met]
+    if idle:
+        warnings.warn(
+            f"The interfaces {idle} of model {model.name!r} took no part in the training step, so nothing "
+            "is reported of them. Is a layer around them called with training=False, or does it call "
+            "them other than by layer(inputs)?",
+            stacklevel=2,
+        )
