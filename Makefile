@@ -13,8 +13,8 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not tensorflow"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
 
 .venv/demo: EXTRAS := tensorflow,examples
 .venv/test: EXTRAS := tensorflow,jax,examples,test

@@ -44,22 +44,22 @@ def test_quickstart(tmp_path, capsys):
 
 
 def test_mnist_learns(mnist, tmp_path):
-    """Real MNIST: with conditional synthetic gradients, a fortieth of the full run is enough for 93 %."""
+    """Real MNIST: with conditional synthetic gradients, one epoch at a higher rate is enough for 90 %."""
     mnist.main(
         [
             "--arm",
             "sg-conditional",
             "--iterations",
-            "468",
+            "234",
             "--learning-rate",
-            "3e-4",
+            "1e-3",
             "--output",
             str(tmp_path),
         ]
     )
     record = records(tmp_path)["sg-conditional"]
-    assert record["settings"] == {"iterations": 468, "batch_size": 256, "learning_rate": 3e-4, "seed": 0}
-    assert len(record["test_accuracy"]) == 2 and record["test_accuracy"][-1] > 0.93
+    assert record["settings"] == {"iterations": 234, "batch_size": 256, "learning_rate": 1e-3, "seed": 0}
+    assert len(record["test_accuracy"]) == 1 and record["test_accuracy"][-1] > 0.9
     assert set(record["versions"]) >= {"keras", "tensorflow", "keras_sg", "python"}
 
 

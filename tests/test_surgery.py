@@ -186,7 +186,7 @@ def test_applications(network, after):
 def test_a_real_network_trains():
     model = keras.applications.MobileNetV2(alpha=0.35, weights=None, input_shape=(32, 32, 3), classes=10)
     cut = keras_sg.decouple(model, after=["block_2_add"], num_classes=10)
-    cut.compile("adam", "sparse_categorical_crossentropy")
+    cut.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     first, last = model.get_layer("Conv1"), model.get_layer("predictions")
     before = first.get_weights()[0].copy(), last.get_weights()[0].copy()
     x = RNG.normal(size=(4, 32, 32, 3)).astype("float32")
