@@ -32,6 +32,20 @@ def mlp(interfaces, num_classes=None, model_class=keras_sg.DecoupledModel, seed=
     return model
 
 
+class Hiding(keras.layers.Layer):
+    """A layer of somebody's own making with an interface inside."""
+
+    def __init__(self, interface, training=None):
+        super().__init__()
+        self.interface, self.training = interface, training
+
+    def build(self, shape):
+        self.interface.build(shape)
+
+    def call(self, x):
+        return self.interface(x) if self.training is None else self.interface(x, training=self.training)
+
+
 def optimizer():
     return keras_sg.decoupled_optimizer(
         keras.optimizers.SGD(MODULE_RATE), keras.optimizers.SGD(SYNTHESIZER_RATE)

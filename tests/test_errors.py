@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from models import Hiding
 
 import keras_sg
 from keras_sg import SyntheticGradient, SyntheticLoss, decouple, strip
@@ -247,18 +248,6 @@ def toy():
 class Subclassed(keras.Model):
     def call(self, x):
         return x
-
-
-class Hiding(layers.Layer):
-    def __init__(self, interface):
-        super().__init__()
-        self.interface = interface
-
-    def build(self, shape):
-        self.interface.build(shape)
-
-    def call(self, x):
-        return self.interface(x)
 
 
 WRONG_SURGERY = {

@@ -95,12 +95,12 @@ def test_mix_and_losses(mix, loss):
 def test_mix_zero_is_backpropagation():
     x, y, _ = data()
     decoupled = mlp(2, model_class=keras.Model, mix=0.0)
-    plain = keras_sg.strip(decoupled)
-    plain = keras.models.clone_model(plain)
-    plain.set_weights(keras_sg.strip(decoupled).get_weights())
+    stripped = keras_sg.strip(decoupled)
+    plain = keras.models.clone_model(stripped)
+    plain.set_weights(stripped.get_weights())
     for model in (decoupled, plain):
         fit(model, x, y, optimizer=keras.optimizers.SGD(0.1))
-    for a, b in zip(keras_sg.strip(decoupled).get_weights(), plain.get_weights()):
+    for a, b in zip(stripped.get_weights(), plain.get_weights()):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from models import Hiding
 
 import keras_sg
 
@@ -214,19 +215,8 @@ def test_a_subclassed_model_may_be_the_last_module():
 
 
 def test_interfaces_that_take_no_part_are_noticed():
-    class Hiding(layers.Layer):
-        def __init__(self, interface):
-            super().__init__()
-            self.interface = interface
-
-        def build(self, shape):
-            self.interface.build(shape)
-
-        def call(self, x):
-            return self.interface(x, training=False)
-
     inputs = keras.Input((8,))
-    hidden = Hiding(keras_sg.SyntheticGradient(layers.Dense(6, name="idle")))(inputs)
+    hidden = Hiding(keras_sg.SyntheticGradient(layers.Dense(6, name="idle")), training=False)(inputs)
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(hidden))
     model.compile("sgd", "mse")
     with warnings.catch_warnings(record=True) as caught:
