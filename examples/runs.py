@@ -121,22 +121,28 @@ def table(folder):
 
 
 def plot(folder, title):
-    """Draw test accuracy per epoch, one line an arm, to `<folder>/accuracy.png`."""
+    """Draw test accuracy per epoch to `<folder>/accuracy.png`: all of it, and the top five points."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     results = Results(folder)
-    if not results.records:
+    records = results.records
+    if not records:
         raise SystemExit(f"No results to draw: {results.path} does not exist. Run the example first.")
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for arm, record in results.records.items():
-        accuracy = record["test_accuracy"]
-        axes.plot(range(1, len(accuracy) + 1), accuracy, label=arm, linewidth=1.5)
-    axes.set(xlabel="epoch", ylabel="test accuracy", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure, (whole, top) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
+    for axes in (whole, top):
+        for arm, record in records.items():
+            accuracy = record["test_accuracy"]
+            axes.plot(range(1, len(accuracy) + 1), accuracy, label=arm, linewidth=1.2)
+        axes.set(xlabel="epoch")
+        axes.grid(alpha=0.3)
+    whole.set(ylabel="test accuracy")
+    best = max(max(record["test_accuracy"]) for record in records.values())
+    top.set(ylim=(best - 0.05, best + 0.005))
+    whole.legend(loc="lower right")
+    figure.suptitle(title)
     path = results.folder / "accuracy.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)
