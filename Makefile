@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test clean
 
