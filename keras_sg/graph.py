@@ -80,7 +80,8 @@ class Graph:
         if not leaking:
             return None
         last = max(below & open_nodes)
-        around = next(i for i in sorted(open_nodes - below) if last in self.nodes[i].parents)
+        # The last of them leads on past the cut, unless it is an output itself.
+        around = next((i for i in sorted(open_nodes - below) if last in self.nodes[i].parents), last)
         return self.nodes[leaking[-1]].layer, self.nodes[around].layer
 
     def warn_unless_separating(self, cut, cuts, outputs, nested):

@@ -230,6 +230,17 @@ def test_parallel_branches_need_a_cut_each():
 
 
 @decoupled
+def test_an_output_below_the_cut_is_a_way_around():
+    inputs = keras.Input((8,))
+    stem = layers.Dense(8, name="stem")(inputs)
+    h = layers.Dense(4, name="block")(stem)
+    for early, through in ((stem, "stem"), (layers.Dense(2, name="early")(stem), "early")):
+        model = keras.Model(inputs, [early, layers.Dense(1)(h)])
+        with pytest.warns(UserWarning, match=f"'block' does not separate.*through layer '{through}'.*'stem'"):
+            keras_sg.decouple(model, after=["block"])
+
+
+@decoupled
 def test_a_way_around_inside_a_nested_model():
     inner = keras.Model(*(lambda m: (m.inputs, m.get_layer("join").output))(residual()), name="inner")
     inputs = keras.Input((8,))
