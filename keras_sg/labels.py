@@ -1,7 +1,7 @@
 """Class labels as a conditional synthesizer sees them: one-hot features behind the interface's own.
 
 An interface with `num_classes` is *conditional* (cDNI): its synthesizer predicts the gradient
-from the activations and the label. References: Jaderberg et al. 2016, section 3.1 and appendix A
+from the activations and the label. References: Jaderberg et al. 2016, appendix A
 (one-hot labels for dense interfaces, constant one-hot channel masks for convolutional ones).
 """
 

@@ -60,7 +60,7 @@ class Synthesizer:
 class Linear(Synthesizer):
     """A linear synthesizer, `g_hat = h W + y V + b` (the last two terms where conditional).
 
-    The paper's best conditional results use it (Jaderberg et al. 2016, appendix A.1), and it
+    The paper's best conditional results use it (Jaderberg et al. 2016, appendix A), and it
     costs one matrix product.
 
     Example:
