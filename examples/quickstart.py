@@ -88,7 +88,7 @@ def main(argv=None):
             epochs=args.epochs,
             settings=settings,
             output=args.output,
-            resumable=False,
+            resume=False,
         )
     print("\n" + runs.table(args.output))
     runs.plot(args.output, "Digits, 64 - 64 - 64 - 10")

@@ -1,11 +1,12 @@
 """What the examples share: a `results.json` that grows epoch by epoch, a table and a figure.
 
 The file holds one record an arm. It is rewritten in one piece after every epoch, and together
-with Keras's own `BackupAndRestore` a run that was stopped goes on after its last whole epoch
-(with another order of the batches than it would have had).
+with Keras's own `BackupAndRestore` a run that was stopped, at any moment, goes on after its last
+whole epoch (with another order of the batches than it would have had).
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import pathlib
@@ -15,6 +16,8 @@ import sys
 import time
 
 import keras
+
+SERIES = ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss")
 
 
 class Results:
@@ -29,11 +32,25 @@ class Results:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def begin(self, arm, settings, resume):
-        """The record of `arm`: to resume, the one that is there if its settings are the same."""
-        record = self.records.get(arm)
-        if not resume or record is None or record["settings"] != settings:
-            series = ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss")
-            record = {"arm": arm, "settings": settings, "seconds": 0.0} | {name: [] for name in series}
+        """The record of `arm`: an empty one or, to resume, the one that is there.
+
+        Raises:
+            SystemExit: to resume, but the one that is there is of a run with other settings.
+        """
+        record = self.records.get(arm) if resume else None
+        if record is None:
+            record = {"arm": arm, "settings": settings, "seconds": 0.0} | {name: [] for name in SERIES}
+        if record["settings"] != settings:
+            then = record["settings"]
+            differences = [
+                f"{key}={then.get(key)!r} there, {settings.get(key)!r} now"
+                for key in sorted(then.keys() | settings.keys())
+                if then.get(key) != settings.get(key)
+            ]
+            raise SystemExit(
+                f"{self.path} holds a run of {arm!r} with other settings: {'; '.join(differences)}. Give the "
+                "settings of that run to resume it, another --output to keep it, or --overwrite to drop it."
+            )
         backend = keras.backend.backend()
         record["versions"] = {"python": platform.python_version(), "backend": backend}
         for package in ("keras", "keras_sg", backend):
@@ -57,7 +74,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         # A run that resumes repeats the epoch that it was stopped in.
-        for series in ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss"):
+        for series in SERIES:
             del self.record[series][epoch:]
         self._began, self._trained = time.perf_counter(), None
 
@@ -73,30 +90,45 @@ class Recorder(keras.callbacks.Callback):
         self.results.write(self.record)
 
 
-def train(model, arm, train_data, test_data, *, epochs, settings, output, resumable=True):
+class Backup(keras.callbacks.BackupAndRestore):
+    """Keras's, for a process that may be killed while it writes.
+
+    The weights and the number of the epoch are two files. Where one is newer than the other, or
+    the second was not finished, the optimizer, which counts its steps, knows the epoch.
+    """
+
+    def __init__(self, backup_dir, steps):
+        super().__init__(backup_dir, double_checkpoint=True)
+        self.steps = steps
+
+    def on_train_begin(self, logs=None):
+        with contextlib.suppress(json.JSONDecodeError):
+            super().on_train_begin(logs)
+        done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) // self.steps
+        self.model._initial_epoch = max(self.model._initial_epoch or 0, done)
+
+
+def train(model, arm, train_data, test_data, *, epochs, settings, output, resume=True, callbacks=()):
     """Fit `model`, recording it as `arm` in `output/results.json`.
 
-    With `resumable`, a run that was stopped goes on after its last complete epoch.
+    With `resume`, a run that was stopped goes on after its last complete epoch.
     """
     results = Results(output)
-    record = results.begin(arm, settings, resume=resumable)
+    record = results.begin(arm, settings, resume)
     if len(record["test_accuracy"]) >= epochs:
         print(f"{arm}: {epochs} epochs are in {results.path}; nothing to do")
         return
-    print(f"\n{arm}")
-    callbacks = [Recorder(results, record)]
-    if resumable:
-        backup = results.folder / "backup" / arm
-        if not record["test_accuracy"]:
-            # What lies there is of a run with other settings.
-            shutil.rmtree(backup, ignore_errors=True)
-        callbacks.append(keras.callbacks.BackupAndRestore(backup))
+    print(f"\n{arm}", flush=True)
+    backup = results.folder / "backup" / arm
+    if not record["test_accuracy"]:
+        # What lies there is of a run that is dropped.
+        shutil.rmtree(backup, ignore_errors=True)
     model.fit(
         train_data,
         validation_data=test_data,
         shuffle=False,
         epochs=epochs,
-        callbacks=callbacks,
+        callbacks=[*callbacks, Recorder(results, record), Backup(backup, len(train_data))],
         verbose=1 if sys.stdout.isatty() else 2,
     )
 
@@ -120,8 +152,8 @@ def table(folder):
     return "\n".join(rows)
 
 
-def plot(folder, title):
-    """Draw test accuracy per epoch to `<folder>/accuracy.png`: all of it, and the top five points."""
+def plot(folder, title, zoom=0.05):
+    """Draw test accuracy per epoch to `<folder>/accuracy.png`: all of it, and the top `zoom` of it."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -140,7 +172,7 @@ def plot(folder, title):
         axes.grid(alpha=0.3)
     whole.set(ylabel="test accuracy")
     best = max(max(record["test_accuracy"]) for record in records.values())
-    top.set(ylim=(best - 0.05, best + 0.005))
+    top.set(ylim=(best - zoom, best + zoom / 10))
     whole.legend(loc="lower right")
     figure.suptitle(title)
     path = results.folder / "accuracy.png"

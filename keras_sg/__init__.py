@@ -1,5 +1,6 @@
 """Train Keras models with synthetic gradients (Decoupled Neural Interfaces)."""
 
+from keras_sg import callbacks as callbacks
 from keras_sg import gradients as gradients
 from keras_sg import synthesizers as synthesizers
 from keras_sg.layers import SyntheticGradient as SyntheticGradient

@@ -56,3 +56,36 @@ def compute_loss(model, x, y, y_pred, sample_weight):
 def track_loss(model, loss, batch):
     """Report `loss`, a mean over `batch` examples, under the key `"loss"`."""
     model._loss_tracker.update_state(loss, sample_weight=batch)
+
+
+def inner_optimizer(optimizer):
+    """The optimizer that a `LossScaleOptimizer` wraps, or the optimizer itself."""
+    return (
+        optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
+    )
+
+
+def optimizer_of(multi, variable):
+    """The one of a `MultiOptimizer`'s optimizers that updates `variable`."""
+    return multi._optimizer_map(variable)
+
+
+def add_state(layer, name, value):
+    """Give a layer that is built already a variable that does not train (as Keras's LoRA does)."""
+    layer._tracker.unlock()
+    try:
+        return layer.add_weight(
+            name=name, shape=(), initializer=keras.initializers.Constant(value), trainable=False
+        )
+    finally:
+        layer._tracker.lock()
+
+
+def children(layer):
+    """The layers directly inside `layer`, in order of construction."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def contains(layer, kind):
+    """Whether some layer inside `layer`, at any depth, is of a class."""
+    return any(isinstance(inner, kind) for inner in sublayers(layer))

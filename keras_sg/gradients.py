@@ -101,7 +101,7 @@ def per_example(delta, scale):
     return ops.cast(delta, wide) * (ops.cast(ops.shape(delta)[0], wide) / _or_one(scale, wide))
 
 
-def replace_gradient(h, synthetic, loss="mse", mix=1.0):
+def replace_gradient(h, synthetic, loss="mse", mix=1.0, weight=1.0):
     """Pass `h` on unchanged and send a synthetic gradient back in place of the true one.
 
     Add the anchor to the training loss. Call the synthesizer on `stop_gradient(h)`, so
@@ -113,8 +113,9 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
             shape as `h`, a float dtype.
         loss: regression loss between `synthetic` and the target, averaged over all
             elements: `"mse"`, `"mae"` or `"huber"`.
-        mix: share of the synthetic gradient in what `h` receives, a float from 0 to 1;
-            the rest is the true gradient.
+        mix: share of the synthetic gradient in what `h` receives, a float from 0 to 1, or a
+            scalar tensor (which is not checked); the rest is the true gradient.
+        weight: factor of the regression loss, a float or a scalar tensor.
 
     Returns:
         Tuple `(h, anchor)`: `h` with its gradient replaced, and a scalar zero in `floatx`, as
@@ -138,7 +139,7 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
         gradient and its bootstrapped target).
     """
     derivative = get_regression(loss).derivative
-    mix = check_mix(mix)
+    mix = mix if keras.ops.is_tensor(mix) else check_mix(mix)
     h, synthetic = ops.convert_to_tensor(h), ops.convert_to_tensor(synthetic)
     if len(h.shape) != len(synthetic.shape) or any(
         None not in pair and pair[0] != pair[1] for pair in zip(h.shape, synthetic.shape)
@@ -149,7 +150,7 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
         )
 
     @ops.custom_gradient
-    def exchange(h, synthetic):
+    def exchange(h, synthetic, mix):
         def grad(*arrived):
             # TensorFlow passes two gradients, JAX passes one tuple of two.
             delta, scale = arrived if len(arrived) == 2 else arrived[0]
@@ -159,15 +160,56 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0):
             target = per_example(delta, scale)
             scale = _or_one(scale, wide)
 
-            # At mix=1 the module below depends on nothing that lies above the interface.
-            received = prediction if mix == 1.0 else mix * prediction + (1.0 - mix) * target
+            # At a fixed mix of 1 the module below depends on nothing that lies above the interface.
+            share = ops.cast(mix, wide)
+            received = prediction if whole else share * prediction + (1.0 - share) * target
             to_h = received * (scale / batch)
-            to_synthetic = derivative(prediction, target) * (scale / size)
-            return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype)
+            to_synthetic = derivative(prediction, target) * (ops.cast(weight, wide) * scale / size)
+            return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype), ops.zeros_like(mix)
 
         return (h, ops.zeros((), keras.config.floatx())), grad
 
-    return exchange(h, synthetic)
+    whole = isinstance(mix, float) and mix == 1.0
+    return exchange(h, synthetic, ops.convert_to_tensor(mix, "float32"))
+
+
+def value_and_gradient(function, h):
+    """The values of `function(h)` and the gradient of their sum, which can be differentiated again.
+
+    The one place outside `keras_sg.trainers` that asks for the backend: a gradient inside a step
+    is not among Keras's operations.
+
+    Args:
+        function: from a tensor like `h` to a loss per example, `(batch,)`.
+        h: tensor of shape `(batch, ..., features)`.
+
+    Returns:
+        Tuple of the values, `(batch,)`, and the gradient per example, shape of `h`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(
+            "Synthetic losses need a gradient inside the training step, which is there for the TensorFlow "
+            f"backend only. Received: the backend {keras.backend.backend()!r}."
+        )
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(h)
+        values = function(h)
+    return values, tape.gradient(values, h, unconnected_gradients="zero")
+
+
+def regression_gradient(prediction, target, loss, scale, weight=1.0):
+    """What `prediction` receives from `scale * weight * loss(prediction, target)`; its dtype and shape."""
+    wide = _wide(prediction)
+    error = get_regression(loss).derivative(ops.cast(prediction, wide), ops.cast(target, wide))
+    size = ops.cast(ops.size(prediction), wide)
+    return ops.cast(error * (ops.cast(scale, wide) * ops.cast(weight, wide) / size), prediction.dtype)
+
+
+def widen(tensor):
+    """A tensor in float32, or as it is if it is wider."""
+    return ops.cast(tensor, _wide(tensor))
 
 
 def _wide(tensor):

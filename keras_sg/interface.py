@@ -1,5 +1,7 @@
 """What every interface is made of: a module, a synthesizer, and labels for a conditional one."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -15,7 +17,17 @@ class Interface(keras.layers.Wrapper):
             built; until then this is None.
     """
 
-    def __init__(self, layer, synthesizer, num_classes=None, loss="mse", **kwargs):
+    def __init__(
+        self,
+        layer,
+        synthesizer,
+        num_classes=None,
+        label_size=None,
+        loss="mse",
+        mix=1.0,
+        update_period=1,
+        **kwargs,
+    ):
         if not isinstance(layer, keras.Layer):
             raise ValueError(
                 f"{type(self).__name__} wraps a Keras layer or model. "
@@ -29,37 +41,92 @@ class Interface(keras.layers.Wrapper):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self.num_classes = labels.check_num_classes(num_classes)
-        self.loss = loss
-        self._regression = gradients.get_regression(loss)
-        self.synthesizer = None
         self._recipe = synthesizers.get(synthesizer)
+        unit_labels = getattr(self._recipe, "unit_labels", False)
+        self.label = labels.kind(num_classes, label_size, unit_labels)
+        self.num_classes = None if num_classes is None else int(num_classes)
+        self.label_size = None if label_size is None else int(label_size)
+        gradients.get_regression(loss)
+        self.loss = loss
+        self.update_period = _check_period(update_period)
+        self.synthesizer = None
         self.supports_masking = True
+        self._initial_mix = gradients.check_mix(mix)
+        self._mix = None
         _keras.register_step(self)
+
+    @property
+    def mix(self):
+        """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
+        return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix))
+
+    def move_mix(self, mix):
+        """Give `mix` another value.
+
+        It is a constant of the training step until it is moved for the first time, and a variable
+        from then on. That variable is not saved with the weights; the configuration has its value.
+
+        Args:
+            mix: a float from 0 to 1.
+
+        Returns:
+            Whether training functions that exist already still hold the old value as a constant.
+        """
+        mix = gradients.check_mix(mix)
+        stale = self._mix is None
+        if stale:
+            self._mix = _keras.add_state(self, "mix", mix)
+        self._mix.assign(mix)
+        return stale
+
+    def save_own_variables(self, store):
+        """Nothing: layer and synthesizer save theirs, and `mix` is in the configuration."""
+
+    def load_own_variables(self, store):
+        """Nothing; see `save_own_variables`."""
 
     def build(self, input_shape):
         shape = self._interface_shape(input_shape)
-        features = (*shape[:-1], shape[-1] + (self.num_classes or 0))
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype_policy)
         try:
             with keras.name_scope(synthesizers.SCOPE):
                 self.synthesizer = self._make_synthesizer(shape)
+                seen = self._seen_by_synthesizer(shape)
                 if not self.synthesizer.built:
-                    self.synthesizer.build(features)
+                    self.synthesizer.build(keras.tree.map_structure(lambda tensor: tensor.shape, seen))
         finally:
             keras.config.set_dtype_policy(policy)
-        predicted = self.synthesizer.compute_output_spec(keras.KerasTensor(features, self.compute_dtype))
+        predicted = self.synthesizer.compute_output_spec(seen)
         self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
 
+    @property
+    def _label_apart(self):
+        return self.label is not None and getattr(self.synthesizer, "label_apart", False)
+
+    @property
+    def _feature_axis(self):
+        return getattr(self._recipe, "axis", -1)
+
+    def _seen_by_synthesizer(self, shape):
+        """What the synthesizer is called with at an interface of this shape, as symbolic tensors."""
+        label = () if self.label is None else (self.label.size,)
+        if self._label_apart:
+            shapes = [shape, (None, *label)]
+            return [keras.KerasTensor(shape, self.compute_dtype) for shape in shapes]
+        seen = list(shape)
+        seen[self._feature_axis] += sum(label)
+        return keras.KerasTensor(seen, self.compute_dtype)
+
     def _make_synthesizer(self, shape):
-        synthesizer = self._recipe(shape)
+        own = isinstance(self._recipe, synthesizers.Synthesizer)
+        synthesizer = self._recipe(shape, self.label) if own else self._recipe(shape)
         if not isinstance(synthesizer, keras.Layer):
             raise ValueError(
                 "A callable synthesizer must return a Keras layer for the interface's shape. "
                 f"Received: {synthesizer!r} (of type {type(synthesizer).__name__}) for shape {shape}."
             )
-        if not isinstance(self._recipe, synthesizers.Synthesizer):
+        if not own:
             # A plain callable has no configuration to save; the layer that it made has.
             self._recipe = synthesizers.Existing(synthesizer)
         return synthesizer
@@ -89,7 +156,7 @@ class Interface(keras.layers.Wrapper):
                 f"An interface is one tensor, but layer {self.layer.name!r} has several outputs. "
                 f"Wrap a layer that has one. Received: {output!r}."
             )
-        if len(output.shape) < 2 or output.shape[-1] is None:
+        if len(output.shape) < 2 or output.shape[self._feature_axis] is None:
             raise ValueError(
                 "An interface has shape (batch, ..., features) with a known number of features. "
                 f"Received: layer {self.layer.name!r} with output of shape {tuple(output.shape)}."
@@ -104,19 +171,57 @@ class Interface(keras.layers.Wrapper):
     def _check_prediction(self, shape, predicted):
         raise NotImplementedError
 
-    def _synthesizer_inputs(self, h, step):
-        """The interface as the synthesizer sees it: cut off from the module, label behind it."""
-        h = ops.stop_gradient(h)
-        if self.num_classes is None:
-            return h
+    def _label_rows(self, step, dtype):
+        """The label as the synthesizer sees it, `(batch, size)`, or None."""
+        if self.label is None:
+            return None
         if step is None:
             raise ValueError(
-                f"The conditional interface {self.name!r} (num_classes={self.num_classes}) needs the "
-                "labels, which only a keras_sg.DecoupledModel hands to it in training. Build the model "
-                "as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train "
-                "it with fit(). Received: a training call without labels."
+                f"The conditional interface {self.name!r} (num_classes={self.num_classes}, label_size="
+                f"{self.label_size}) needs the labels, which only a keras_sg.DecoupledModel hands to it in "
+                "training. Build the model as keras_sg.DecoupledModel(inputs, outputs), or with "
+                "keras_sg.decouple(...), and train it with fit(). Received: a training call without labels."
             )
-        return labels.append(h, labels.one_hot(step.labels, self.num_classes, h.dtype))
+        return self.label.rows(step.labels, dtype)
+
+    def _predict(self, h, rows, step):
+        """Call the synthesizer, in training mode, on the interface and the label."""
+        if rows is None:
+            inputs = h
+        else:
+            inputs = [h, rows] if self._label_apart else labels.append(h, rows, self._feature_axis)
+        if self.update_period == 1 or step.due is None:
+            return self.synthesizer(inputs, training=True)
+        # Where the synthesizer does not learn, none of its state moves.
+        state = self.synthesizer.non_trainable_variables
+        before = [ops.convert_to_tensor(variable) for variable in state]
+        prediction = self.synthesizer(inputs, training=True)
+        for variable, value in zip(state, before):
+            variable.assign(ops.where(step.due(self.update_period), variable.value, value))
+        return prediction
+
+    def _exchange(self, h, synthetic, weight, step):
+        """`h`, on the way back from which the module receives the predicted gradient.
+
+        Args:
+            h: the module's output.
+            synthetic: the predicted gradient per example, shape of `h`.
+            weight: factor of its regression, or None for no regression.
+            step: the training step, or None.
+        """
+        if step is not None and step.observed:
+            step.add_gradient(self, h, None, synthetic, weight)
+            return h
+        mix = self._initial_mix if self._mix is None else ops.convert_to_tensor(self._mix)
+        # What learns in some steps only is taught by the trainer; here, nothing may reach it.
+        taught = synthetic if self.update_period == 1 else ops.stop_gradient(synthetic)
+        exchanged, anchor = gradients.replace_gradient(
+            h, taught, self.loss, mix, 0.0 if weight is None else weight
+        )
+        self.add_loss(anchor)
+        if step is not None:
+            step.add_gradient(self, exchanged, anchor, synthetic, weight)
+        return _keras.copy_mask(h, exchanged)
 
     def compute_mask(self, inputs, previous_mask):
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
@@ -126,9 +231,26 @@ class Interface(keras.layers.Wrapper):
             **super().get_config(),
             "synthesizer": synthesizers.serialize(self._recipe),
             "num_classes": self.num_classes,
+            "label_size": self.label_size,
             "loss": self.loss,
+            "mix": self.mix,
+            "update_period": self.update_period,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return super().from_config(dict(config), custom_objects=custom_objects)
+
+
+def _check_period(update_period):
+    if (
+        isinstance(update_period, bool)
+        or not isinstance(update_period, numbers.Integral)
+        or update_period < 1
+    ):
+        raise ValueError(
+            "`update_period` says in which steps the synthesizer learns (1: in each, 10: in every tenth), an "
+            f"integer of at least 1. Received: update_period={update_period!r} "
+            f"(of type {type(update_period).__name__})."
+        )
+    return int(update_period)

@@ -1,142 +1,201 @@
-"""Class labels as a conditional synthesizer sees them: one-hot features behind the interface's own.
+"""Labels as a conditional synthesizer sees them.
 
-An interface with `num_classes` is *conditional* (cDNI): its synthesizer predicts the gradient
-from the activations and the label. References: Jaderberg et al. 2016, appendix A
-(one-hot labels for dense interfaces, constant one-hot channel masks for convolutional ones).
+An interface may be *conditional* (cDNI): its synthesizer predicts from the activations and the
+label. A label is one of two kinds, each a small object with the same methods:
+
+    Classes(num_classes)   one of so many classes; an index, or a distribution over them
+    Vector(size)           a vector of so many numbers: several bits (multi-hot), or a real-valued target
+
+Both become rows of features, `(batch, size)`, that stand behind the interface's own features, or
+as constant channel masks behind its channels.
+
+References: Jaderberg et al. 2016, appendix A (one-hot labels for dense interfaces, channel masks
+for convolutional ones).
 """
 
+import dataclasses
 import numbers
 
-import keras
 from keras import ops
 
 
-def check_num_classes(num_classes):
-    """Raise `ValueError` unless `num_classes` is None or an integer of at least 2; return it."""
-    if num_classes is None:
-        return None
-    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 2:
-        raise ValueError(
-            "`num_classes` must be None (unconditional) or an integer of at least 2. "
-            f"Received: num_classes={num_classes!r} (of type {type(num_classes).__name__})."
-        )
-    return int(num_classes)
-
-
-def is_index(labels):
-    """Whether labels are class indices, `(batch,)` or `(batch, 1)`, rather than one-hot rows."""
-    return len(labels.shape) == 1 or labels.shape[-1] == 1
-
-
-def check_labels(labels, num_classes):
-    """Raise `ValueError` unless `labels` can be class labels for `num_classes` classes.
+def kind(num_classes, label_size, unit=False):
+    """The kind of label that an interface's arguments ask for, or None (unconditional).
 
     Args:
-        labels: integers of shape `(batch,)` or `(batch, 1)`, or one-hot (or soft) rows of
-            shape `(batch, num_classes)` of any numeric dtype.
-        num_classes: integer of at least 2.
-    """
-    expected = (
-        "A conditional interface needs class labels: integers of shape (batch,) or (batch, 1), "
-        f"or one-hot rows of shape (batch, num_classes) with num_classes={num_classes}. "
-    )
-    if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
-        raise ValueError(
-            f"{expected}Where `y` holds more than that, override `DecoupledModel.labels_from(y)`. "
-            f"Received: {labels!r} (of type {type(labels).__name__})."
-        )
-    shape, dtype = tuple(labels.shape), getattr(labels.dtype, "name", str(labels.dtype))
-    received = f"Received: labels of shape {shape} and dtype {dtype}"
-    if "str" in dtype or dtype == "object" or not 1 <= len(shape) <= 2:
-        raise ValueError(f"{expected}{received}.")
-    if is_index(labels):
-        if "float" in dtype:
-            raise ValueError(f"{expected}{received}; cast class indices to an integer dtype.")
-    elif shape[1] is not None and shape[1] != num_classes:
-        raise ValueError(f"{expected}{received}, that is one-hot of width {shape[1]}.")
-
-
-def known(labels, num_classes):
-    """Where labels are what they should be: indices in `[0, num_classes)`, rows of zeros and ones.
-
-    Rows of floats may hold anything: soft labels are welcome.
-
-    Args:
-        labels: tensor or array that passed `check_labels`.
-        num_classes: integer of at least 2.
-
-    Returns:
-        Boolean tensor, shape of `labels`.
-    """
-    labels = ops.convert_to_tensor(labels)
-    if "float" in keras.backend.standardize_dtype(labels.dtype):
-        return ops.ones_like(labels, dtype="bool")
-    classes = num_classes if is_index(labels) else 2
-    labels = ops.cast(labels, "int32")
-    return ops.logical_and(labels >= 0, labels < classes)
-
-
-def wrong_values(num_classes):
-    """What to say of labels that are not `known`."""
-    return (
-        f"Labels must lie in [0, {num_classes}), as num_classes={num_classes} says; or, in one-hot rows of "
-        "integers, be 0 or 1."
-    )
-
-
-def check_values(labels, num_classes):
-    """Raise `ValueError` unless all of an array's labels are `known`.
-
-    Args:
-        labels: array of concrete values; see `check_labels`.
-        num_classes: integer of at least 2.
-    """
-    check_labels(labels, num_classes)
-    if not ops.convert_to_numpy(known(labels, num_classes)).all():
-        values = ops.convert_to_numpy(labels)
-        raise ValueError(
-            f"{wrong_values(num_classes)} Received: labels from {values.min()} to {values.max()}."
-        )
-
-
-def one_hot(labels, num_classes, dtype):
-    """Labels as one-hot rows.
-
-    A label that is not `known` becomes NaN: nothing is learned from it unnoticed, even where
-    an assertion cannot be compiled (XLA).
-
-    Args:
-        labels: see `check_labels`.
-        num_classes: integer of at least 2.
-        dtype: float dtype of the result.
-
-    Returns:
-        Tensor of shape `(batch, num_classes)`.
+        num_classes: None, or an integer of at least 2.
+        label_size: None, or an integer of at least 1.
+        unit: whether the numbers of a vector must lie in [0, 1].
 
     Raises:
-        ValueError: `labels` cannot be class labels.
+        ValueError: an argument is not as described, or both are given.
     """
-    check_labels(labels, num_classes)
-    labels = ops.convert_to_tensor(labels)
-    fine = known(labels, num_classes)
-    if is_index(labels):
-        labels, fine = ops.reshape(labels, (-1,)), ops.reshape(fine, (-1, 1))
-        labels = ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype=dtype)
-    rows = ops.cast(labels, dtype)
-    return ops.where(fine, rows, ops.full_like(rows, float("nan")))
+    for name, value, least in (("num_classes", num_classes, 2), ("label_size", label_size, 1)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least
+        ):
+            raise ValueError(
+                f"`{name}` must be None (unconditional) or an integer of at least {least}. "
+                f"Received: {name}={value!r} (of type {type(value).__name__})."
+            )
+    if num_classes is not None and label_size is not None:
+        raise ValueError(
+            "A label is either one of `num_classes` classes or a vector of `label_size` numbers; give one of "
+            f"the two. Received: num_classes={num_classes}, label_size={label_size}."
+        )
+    if num_classes is not None:
+        return Classes(int(num_classes))
+    return None if label_size is None else Vector(int(label_size), unit)
 
 
-def append(h, rows):
-    """Concatenate one-hot rows behind the last axis of `h`, the same at every position.
+class Label:
+    """What both kinds share.
+
+    Attributes:
+        size: the number of features that a label becomes.
+    """
+
+    def check(self, labels):
+        """Raise `ValueError` unless shape and dtype of `labels` are those of such labels."""
+        if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
+            raise ValueError(
+                f"{self.expected} Where `y` holds more than that, override `DecoupledModel.labels_from(y)`. "
+                f"Received: {labels!r} (of type {type(labels).__name__})."
+            )
+        shape, dtype = tuple(labels.shape), getattr(labels.dtype, "name", str(labels.dtype))
+        wrong = "" if "str" not in dtype and dtype != "object" else "not numbers"
+        wrong = wrong or self._wrong_with(shape, dtype)
+        if wrong:
+            raise ValueError(f"{self.expected} Received: labels of shape {shape} and dtype {dtype}; {wrong}.")
+
+    def check_values(self, labels):
+        """Raise `ValueError` unless all of an array's labels are `known`, too."""
+        self.check(labels)
+        if not ops.convert_to_numpy(self.known(labels)).all():
+            values = ops.convert_to_numpy(labels)
+            raise ValueError(f"{self.allowed} Received: labels from {values.min()} to {values.max()}.")
+
+    def rows(self, labels, dtype):
+        """Labels as features, `(batch, size)`.
+
+        A label that is not `known` becomes NaN: nothing is learned from it unnoticed, even where
+        an assertion cannot be compiled (XLA).
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(labels)
+        labels = ops.convert_to_tensor(labels)
+        rows = ops.cast(self._rows(labels), dtype)
+        fine = ops.reshape(self.known(labels), (-1, 1))
+        return ops.where(fine, rows, ops.full_like(rows, float("nan")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes(Label):
+    """One of `size` classes.
+
+    Indices, integers of shape `(batch,)` or `(batch, 1)`; or rows `(batch, size)` that sum to one:
+    one-hot, of any numeric dtype, or soft.
+    """
+
+    size: int
+
+    @property
+    def expected(self):
+        return (
+            "A conditional interface needs class labels: integers of shape (batch,) or (batch, 1), or "
+            f"one-hot rows of shape (batch, num_classes) with num_classes={self.size}."
+        )
+
+    @property
+    def allowed(self):
+        return (
+            f"Labels must lie in [0, {self.size}), as num_classes={self.size} says; or be one-hot (or soft) "
+            "rows that sum to one. For rows with several ones, or other numbers, pass label_size instead."
+        )
+
+    def _wrong_with(self, shape, dtype):
+        if not 1 <= len(shape) <= 2:
+            return "of another rank"
+        if _is_index(shape):
+            return "cast class indices to an integer dtype" if "float" in dtype else ""
+        return "" if shape[1] in (None, self.size) else f"that is one-hot of width {shape[1]}"
+
+    def known(self, labels):
+        """Boolean tensor `(batch,)`: where labels are what they should be."""
+        labels = ops.convert_to_tensor(labels)
+        if _is_index(labels.shape):
+            labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+            return ops.logical_and(labels >= 0, labels < self.size)
+        labels = ops.cast(labels, "float32")
+        return ops.logical_and(
+            ops.all(labels >= 0, axis=1), ops.absolute(ops.sum(labels, axis=1) - 1.0) < 1e-2
+        )
+
+    def _rows(self, labels):
+        if _is_index(labels.shape):
+            return ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), self.size)
+        return labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector(Label):
+    """A vector of `size` numbers, `(batch, size)`, of any numeric dtype; `(batch,)` where `size` is 1.
+
+    Where `unit`, the numbers must lie in [0, 1], as bits and probabilities do.
+    """
+
+    size: int
+    unit: bool = False
+
+    @property
+    def expected(self):
+        return (
+            "A conditional interface needs label vectors: numbers of shape (batch, label_size) with "
+            f"label_size={self.size}. For class indices, pass num_classes instead."
+        )
+
+    @property
+    def allowed(self):
+        return f"Label vectors must hold finite numbers{' from 0 to 1' if self.unit else ''}."
+
+    def _wrong_with(self, shape, dtype):
+        if shape[1:] == (self.size,) or (len(shape) == 1 and self.size == 1):
+            return ""
+        return "a class index?" if len(shape) == 1 or shape[1:] == (1,) else "of another shape"
+
+    def known(self, labels):
+        """Boolean tensor `(batch,)`: where labels are what they should be."""
+        labels = ops.cast(ops.convert_to_tensor(labels), "float32")
+        fine = ops.isfinite(labels)
+        if self.unit:
+            fine = ops.logical_and(fine, ops.logical_and(labels >= 0.0, labels <= 1.0))
+        return ops.all(ops.reshape(fine, (-1, self.size)), axis=1)
+
+    def _rows(self, labels):
+        return ops.reshape(labels, (-1, self.size))
+
+
+def _is_index(shape):
+    """Whether labels of a shape are class indices, `(batch,)` or `(batch, 1)`, rather than rows."""
+    return len(shape) == 1 or shape[-1] == 1
+
+
+def append(h, rows, axis=-1):
+    """Concatenate rows behind the features of `h`, the same at every position.
 
     Args:
-        h: interface of shape `(batch, ..., features)`.
-        rows: shape `(batch, num_classes)`, dtype of `h`.
+        h: interface of shape `(batch, ..., features)`, or `(batch, features, ...)` with `axis=1`.
+        rows: shape `(batch, size)`, dtype of `h`.
+        axis: the axis of the features, -1 or 1.
 
     Returns:
-        Tensor of shape `(batch, ..., features + num_classes)`.
+        Tensor of the shape of `h`, with `size` more features.
     """
     middle = (1,) * (len(h.shape) - 2)
-    rows = ops.reshape(rows, (-1, *middle, rows.shape[-1]))
-    rows = ops.broadcast_to(rows, (*ops.shape(h)[:-1], rows.shape[-1]))
-    return ops.concatenate([h, rows], axis=-1)
+    last = axis == -1 or axis == len(h.shape) - 1
+    rows = ops.reshape(rows, (-1, *middle, rows.shape[-1]) if last else (-1, rows.shape[-1], *middle))
+    shape = list(ops.shape(h))
+    shape[axis] = rows.shape[axis]
+    return ops.concatenate([h, ops.broadcast_to(rows, shape)], axis=axis)

@@ -8,7 +8,7 @@ interface's synthesizer predicts instead of from what comes down through the res
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients
+from keras_sg import gradients
 from keras_sg.interface import Interface
 
 
@@ -31,17 +31,23 @@ class SyntheticGradient(Interface):
     Args:
         layer: layer or model that ends at the interface. One float output of shape
             `(batch, ..., features)`.
-        synthesizer: `"linear"`, `"mlp"`, a recipe such as
+        synthesizer: `"linear"`, `"mlp"`, `"conv"`, a recipe such as
             `keras_sg.synthesizers.MLP(widths=(256,))`, a Keras layer or model, or a callable
             from the interface's shape to a layer. Its output must have the interface's shape. A
             model that is built already is copied, with its weights.
         num_classes: None, or an integer of at least 2: the synthesizer then sees the one-hot
             label behind the features. Labels may be integers `(batch,)` or `(batch, 1)`, or
-            one-hot rows `(batch, num_classes)`.
+            one-hot (or soft) rows `(batch, num_classes)`.
+        label_size: None, or an integer of at least 1, in place of `num_classes`: the synthesizer
+            then sees the label vector, `(batch, label_size)`, behind the features: several bits
+            (multi-hot), or real-valued targets.
         loss: the synthesizer's regression loss, `"mse"`, `"mae"` or `"huber"`, averaged over
             all elements.
         mix: share of the synthetic gradient in what the module receives, from 0 (plain
-            backpropagation) to 1.
+            backpropagation) to 1. `keras_sg.callbacks.MixSchedule` moves it during training.
+        update_period: the synthesizer learns in every so many-th step, beginning with the first;
+            in the others its backward pass is left out, and its weights and the state of its
+            optimizer stay as they are. More than 1 needs a `DecoupledModel`.
         **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable`.
 
     Call arguments:
@@ -77,9 +83,27 @@ class SyntheticGradient(Interface):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1.
     """
 
-    def __init__(self, layer, synthesizer="linear", num_classes=None, loss="mse", mix=1.0, **kwargs):
-        super().__init__(layer, synthesizer, num_classes=num_classes, loss=loss, **kwargs)
-        self.mix = gradients.check_mix(mix)
+    def __init__(
+        self,
+        layer,
+        synthesizer="linear",
+        num_classes=None,
+        label_size=None,
+        loss="mse",
+        mix=1.0,
+        update_period=1,
+        **kwargs,
+    ):
+        super().__init__(
+            layer,
+            synthesizer,
+            num_classes=num_classes,
+            label_size=label_size,
+            loss=loss,
+            mix=mix,
+            update_period=update_period,
+            **kwargs,
+        )
 
     def _check_prediction(self, shape, predicted):
         if predicted != shape:
@@ -93,15 +117,16 @@ class SyntheticGradient(Interface):
         h = self.layer(inputs, *args, **kwargs)
         if not training:
             return h
-        synthetic = self.synthesizer(self._synthesizer_inputs(h, decoupled_step))
-        exchanged, anchor = gradients.replace_gradient(h, synthetic, loss=self.loss, mix=self.mix)
-        self.add_loss(anchor)
-        if decoupled_step is not None:
-            decoupled_step.add_gradient(self, exchanged, anchor, synthetic)
-        return _keras.copy_mask(h, exchanged)
-
-    def get_config(self):
-        return {**super().get_config(), "mix": self.mix}
+        rows = self._label_rows(decoupled_step, h.dtype)
+        if decoupled_step is None and self.update_period > 1:
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} learns in one of {self.update_period} steps "
+                "(update_period), which only a keras_sg.DecoupledModel can arrange. Build the model as "
+                "keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train it with "
+                "fit(). Received: a training call without a training step."
+            )
+        synthetic = self._predict(ops.stop_gradient(h), rows, decoupled_step)
+        return self._exchange(h, synthetic, 1.0, decoupled_step)
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -117,11 +142,16 @@ class SyntheticLoss(Interface):
 
     Args:
         layer: as for `SyntheticGradient`.
-        synthesizer: `"value"`, a recipe, a Keras layer or model, or a callable from the
-            interface's shape to a layer. Its output must be one number an example, shape
-            `(batch,)` or `(batch, 1)`.
-        num_classes: as for `SyntheticGradient`.
-        loss: regression loss between predicted losses: `"mse"`, `"mae"` or `"huber"`.
+        synthesizer: `"critic"` (which needs `num_classes` or `label_size`), `"value"`, a recipe, a
+            Keras layer or model, or a callable from the interface's shape to a layer. Its output
+            must be one number an example, shape `(batch,)` or `(batch, 1)`.
+        num_classes, label_size: as for `SyntheticGradient`.
+        loss: regression loss between predicted losses, and between gradients if `sobolev`:
+            `"mse"`, `"mae"` or `"huber"`.
+        sobolev: whether the synthesizer also fits the gradient: `d l_hat / d h` is regressed on
+            the gradient that arrives at the interface, as a `SyntheticGradient`'s prediction is,
+            summed over the elements of `h` and averaged over the batch.
+        mix, update_period: as for `SyntheticGradient`.
         **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable`.
 
     Call arguments:
@@ -145,10 +175,10 @@ class SyntheticLoss(Interface):
     import numpy as np
 
     inputs = keras.Input((8,))
-    hidden = keras_sg.SyntheticLoss(keras.layers.Dense(16, activation="relu"))(inputs)
-    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(1)(hidden))
-    model.compile("adam", "mse")
-    model.fit(np.ones((32, 8)), np.ones((32, 1)), verbose=0)
+    hidden = keras_sg.SyntheticLoss(keras.layers.Dense(16, activation="relu"), num_classes=3)(inputs)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(np.ones((32, 8)), np.zeros(32, "int32"), verbose=0)
     ```
 
     References:
@@ -157,8 +187,29 @@ class SyntheticLoss(Interface):
         gradients (the critic).
     """
 
-    def __init__(self, layer, synthesizer="value", num_classes=None, loss="mse", **kwargs):
-        super().__init__(layer, synthesizer, num_classes=num_classes, loss=loss, **kwargs)
+    def __init__(
+        self,
+        layer,
+        synthesizer="critic",
+        num_classes=None,
+        label_size=None,
+        loss="mse",
+        sobolev=False,
+        mix=1.0,
+        update_period=1,
+        **kwargs,
+    ):
+        super().__init__(
+            layer,
+            synthesizer,
+            num_classes=num_classes,
+            label_size=label_size,
+            loss=loss,
+            mix=mix,
+            update_period=update_period,
+            **kwargs,
+        )
+        self.sobolev = sobolev
 
     def _check_prediction(self, shape, predicted):
         if predicted not in ((shape[0],), (shape[0], 1)):
@@ -167,10 +218,6 @@ class SyntheticLoss(Interface):
                 f"shape {(shape[0],)} or {(shape[0], 1)}, at an interface of shape {shape}. Received: "
                 f"{self.synthesizer.name!r} with output of shape {predicted}."
             )
-
-    def regression(self, predicted, target):
-        """The synthesizer's regression loss, a scalar; both arguments `(batch,)`."""
-        return self._regression.value(predicted, ops.stop_gradient(target))
 
     def call(self, inputs, *args, training=None, decoupled_step=None, **kwargs):
         h = self.layer(inputs, *args, **kwargs)
@@ -183,22 +230,19 @@ class SyntheticLoss(Interface):
                 "as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train "
                 "it with fit(). Received: a training call without a training step."
             )
-        features = self._synthesizer_inputs(h, decoupled_step)
-        decoupled_step.add_loss(self, _flat(self.synthesizer(features)))
-        self.add_loss(self._descent(h, features))
-        return _keras.copy_mask(h, ops.stop_gradient(h))
+        rows = self._label_rows(decoupled_step, h.dtype)
+        value, synthetic = gradients.value_and_gradient(
+            lambda h: _flat(self._predict(h, rows, decoupled_step)), ops.stop_gradient(h)
+        )
+        decoupled_step.add_loss(self, value)
+        if self.sobolev:
+            # The sum over the elements, where the primitive's regression is the mean.
+            elements = ops.size(h) // ops.shape(h)[0]
+            return self._exchange(h, synthetic, ops.cast(elements, "float32"), decoupled_step)
+        return self._exchange(h, ops.stop_gradient(synthetic), None, decoupled_step)
 
-    def _descent(self, h, features):
-        """A scalar that is zero and whose gradient moves the module, only the module, down `l_hat`."""
-        # A second run of the synthesizer with its weights held still. Its BatchNormalization
-        # statistics advanced in the first run; what this one makes of them is dropped.
-        held = [ops.stop_gradient(variable) for variable in self.synthesizer.trainable_variables]
-        others = [ops.stop_gradient(variable) for variable in self.synthesizer.non_trainable_variables]
-        if self.num_classes is not None:
-            h = ops.concatenate([h, features[..., h.shape[-1] :]], axis=-1)
-        predicted, _ = self.synthesizer.stateless_call(held, others, h, training=True)
-        mean = ops.mean(_flat(predicted))
-        return mean - ops.stop_gradient(mean)
+    def get_config(self):
+        return {**super().get_config(), "sobolev": self.sobolev}
 
 
 def _flat(predicted):

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients, labels
+from keras_sg import _keras
 from keras_sg.graph import is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
@@ -23,7 +23,7 @@ class DecoupledModel(Trainer, keras.Model):
     * updates modules and synthesizers in one backward pass, and
     * reports, next to the model's own metrics, how well the synthesizers do: `sg_loss` (their
       regression loss) and `sg_cosine` (cosine between predicted gradient and target, mean over
-      the batch; for `SyntheticGradient`), and `<layer name>_sg_loss`, `<layer name>_sg_cosine`
+      the batch; for interfaces that regress on it), and `<layer name>_sg_loss`, `<layer name>_sg_cosine`
       for each interface where there are several.
 
     The reported `loss` is the model's own: losses of the synthesizers are not part of it. What
@@ -72,29 +72,35 @@ class DecoupledModel(Trainer, keras.Model):
         """The interfaces in this model, at any depth, each once, in order."""
         return interfaces_in(self)
 
-    def observe_gradient(self, prediction, target, batch):
-        """Report how well a predicted gradient met its target.
+    def key_of(self, interface):
+        """What everything that is reported of an interface begins with: its name.
+
+        Where several interfaces share a name, all but the first are numbered.
+        """
+        return self._keys[id(interface)]
+
+    def observe(self, lessons, batch):
+        """Report how well the synthesizers did in a step.
 
         Args:
-            prediction: a `keras_sg.step.GradientPrediction`.
-            target: shape of the interface, per example.
+            lessons: list of `keras_sg.step.Lesson`.
             batch: number of examples.
         """
-        synthetic = ops.cast(prediction.synthetic, target.dtype)
-        loss = gradients.get_regression(prediction.interface.loss).value(synthetic, target)
-        self._observe(prediction.interface, "sg_loss", loss, batch)
-        self._observe(prediction.interface, "sg_cosine", ops.mean(cosine(synthetic, target)), batch)
+        for interface in self.interfaces:
+            own = [lesson for lesson in lessons if lesson.interface is interface]
+            if own:
+                self._report_of(interface, "sg_loss", sum(lesson.loss for lesson in own), batch)
+            for lesson in own:
+                if len(lesson.target.shape) > 1:
+                    met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
+                    self._report_of(interface, "sg_cosine", ops.mean(met), batch)
 
-    def observe_loss(self, prediction, regression, batch):
-        """Report the regression loss of a `keras_sg.step.LossPrediction`."""
-        self._observe(prediction.interface, "sg_loss", regression, batch)
-
-    def _observe(self, interface, key, value, batch):
+    def _report_of(self, interface, key, value, batch):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # A step that overflows half precision is skipped by the optimizer, and here.
             finite = ops.isfinite(value)
             value, batch = ops.where(finite, value, 0.0), ops.where(finite, batch, 0)
-        for name in (key, f"{self._keys[id(interface)]}_{key}"):
+        for name in (key, f"{self.key_of(interface)}_{key}"):
             if name in self._reports:
                 self._reports[name].update_state(value, sample_weight=batch)
 
@@ -118,19 +124,19 @@ class DecoupledModel(Trainer, keras.Model):
             y: targets of a batch, as `fit` received them.
 
         Returns:
-            Integers of shape `(batch,)` or `(batch, 1)`, or one-hot rows `(batch, num_classes)`. By
-            default `y`, or the one tensor in it.
+            Integers of shape `(batch,)` or `(batch, 1)`, or one-hot rows `(batch, num_classes)`; or
+            vectors `(batch, label_size)`. By default `y`, or the one tensor in it.
         """
         leaves = keras.tree.flatten(y)
         return leaves[0] if len(leaves) == 1 else y
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
-        classes = {interface.num_classes for interface in self.interfaces} - {None}
-        if classes and y is not None:
+        kinds = {interface.label for interface in self.interfaces} - {None}
+        if kinds and y is not None:
             found = self.labels_from(y)
-            for num_classes in classes if hasattr(found, "dtype") else ():
-                labels.check_values(found, num_classes)
+            for kind in kinds if hasattr(found, "dtype") else ():
+                kind.check_values(found)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
@@ -168,7 +174,11 @@ def _keys(interfaces):
 
 def _reports(interfaces, keys):
     """The metrics of a model with these interfaces, by name."""
-    gradients_only = [interface for interface in interfaces if isinstance(interface, SyntheticGradient)]
+    gradients_only = [
+        interface
+        for interface in interfaces
+        if isinstance(interface, SyntheticGradient) or getattr(interface, "sobolev", False)
+    ]
     names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
     if len(interfaces) > 1:
         names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]

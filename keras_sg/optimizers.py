@@ -2,7 +2,27 @@
 
 import keras
 
+from keras_sg import _keras
 from keras_sg.synthesizers import SCOPE
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class DecoupledOptimizer(keras.optimizers.MultiOptimizer):
+    """A `keras.optimizers.MultiOptimizer` that can leave variables out; see `decoupled_optimizer`."""
+
+    def apply(self, grads, trainable_variables=None):
+        """As Keras's, and a part of the variables will do: an optimizer with none of them rests."""
+        if trainable_variables is None or not self.built:
+            return super().apply(grads, trainable_variables)
+        for optimizer in self.optimizers:
+            own = [
+                (gradient, variable)
+                for gradient, variable in zip(grads, trainable_variables)
+                if _keras.optimizer_of(self, variable) is optimizer
+            ]
+            if own:
+                optimizer.apply(*map(list, zip(*own)))
+        self.iterations.assign_add(1)
 
 
 def decoupled_optimizer(optimizer="adam", synthesizer="adam"):
@@ -17,7 +37,8 @@ def decoupled_optimizer(optimizer="adam", synthesizer="adam"):
         synthesizer: Keras optimizer, or the string id of one, for the synthesizers.
 
     Returns:
-        A `keras.optimizers.MultiOptimizer`; its `optimizers` are `[synthesizer, optimizer]`.
+        A `DecoupledOptimizer`, which is a `keras.optimizers.MultiOptimizer`; its `optimizers` are
+        `[synthesizer, optimizer]`.
 
     Raises:
         ValueError: an argument is not an optimizer, or wraps other optimizers itself.
@@ -34,9 +55,7 @@ def decoupled_optimizer(optimizer="adam", synthesizer="adam"):
         synthetic gradients (SGD for the network, Adam for the synthesizers).
     """
     modules, synthesizers = _single(optimizer, "optimizer"), _single(synthesizer, "synthesizer")
-    return keras.optimizers.MultiOptimizer(
-        keras.optimizers.OptimizerMap(modules, {f"(.*/)?{SCOPE}/.*": synthesizers})
-    )
+    return DecoupledOptimizer(keras.optimizers.OptimizerMap(modules, {f"(.*/)?{SCOPE}/.*": synthesizers}))
 
 
 def _single(optimizer, argument):

@@ -7,19 +7,25 @@ way out the trainer pairs the predictions with their targets.
 
 from typing import Any, NamedTuple
 
+from keras import ops
+
+from keras_sg import gradients
+
 
 class GradientPrediction(NamedTuple):
-    """What a `SyntheticGradient` leaves in a step.
+    """What an interface leaves in a step of the gradient that it predicts.
 
     `h` is the interface *behind* the exchange of gradients, `(batch, ..., features)`: the gradient
     that arrives there is the target, up to the scale that arrives at `anchor`. `synthetic` is the
-    prediction, shape of `h`.
+    prediction, shape of `h`; it is regressed on the target with the factor `weight`, or not at all
+    where that is None.
     """
 
     interface: Any
     h: Any
     anchor: Any
     synthetic: Any
+    weight: Any
 
 
 class LossPrediction(NamedTuple):
@@ -29,24 +35,56 @@ class LossPrediction(NamedTuple):
     value: Any
 
 
+class Lesson(NamedTuple):
+    """What a synthesizer predicted and what it should have, in units per example.
+
+    The training loss holds, or would hold, `weight * regression(prediction, target)`; `scale` is what
+    it is multiplied by there (loss scale, 1 / replicas).
+    """
+
+    interface: Any
+    prediction: Any
+    target: Any
+    weight: Any
+    scale: Any
+
+    @property
+    def loss(self):
+        """The regression loss, a scalar in the dtype of the target."""
+        regression = gradients.get_regression(self.interface.loss)
+        return self.weight * regression.value(ops.cast(self.prediction, self.target.dtype), self.target)
+
+    @property
+    def signal(self):
+        """The gradient of the scaled regression loss by the prediction, in its shape and dtype."""
+        return gradients.regression_gradient(
+            self.prediction, self.target, self.interface.loss, self.scale, self.weight
+        )
+
+
 class Step:
     """One training step: labels on the way in, predictions on the way out.
 
     Args:
         labels: the batch's labels as `fit` received them, or None.
+        due: function from an update period to a boolean tensor, whether synthesizers of that
+            period learn in this step.
+        observed: whether interfaces only predict, and let the true gradient pass.
 
     Attributes:
         gradients: list of `GradientPrediction`, in the order in which the interfaces were met.
         losses: list of `LossPrediction`, likewise.
     """
 
-    def __init__(self, labels=None):
+    def __init__(self, labels=None, due=None, observed=False):
         self.labels = labels
+        self.due = due
+        self.observed = observed
         self.gradients = []
         self.losses = []
 
-    def add_gradient(self, interface, h, anchor, synthetic):
-        self.gradients.append(GradientPrediction(interface, h, anchor, synthetic))
+    def add_gradient(self, interface, h, anchor, synthetic, weight=1.0):
+        self.gradients.append(GradientPrediction(interface, h, anchor, synthetic, weight))
 
     def add_loss(self, interface, value):
         self.losses.append(LossPrediction(interface, value))

@@ -25,6 +25,8 @@ class Oracle:
     synthesizer_learning_rate: float
     mix: float = 1.0
     loss: str = "mse"
+    update_period: int = 1
+    steps: int = 0
 
     def __post_init__(self):
         as_float64 = lambda pairs: [tuple(np.array(a, "float64") for a in pair) for pair in pairs]
@@ -59,9 +61,11 @@ class Oracle:
             self._gradients(s, self._derivative(p, t), p.size) for s, (p, t) in zip(seen, pairs)
         ]
         self.weights = self._descend(self.weights, module_steps, self.learning_rate)
-        self.synthesizers = self._descend(
-            self.synthesizers, synthesizer_steps, self.synthesizer_learning_rate
-        )
+        if self.steps % self.update_period == 0:
+            self.synthesizers = self._descend(
+                self.synthesizers, synthesizer_steps, self.synthesizer_learning_rate
+            )
+        self.steps += 1
         return pairs
 
     def _derivative(self, prediction, target):

@@ -39,7 +39,7 @@ class Rounded(layers.Layer):
 WRONG_ARGUMENTS = {
     "synthesizer id": (
         lambda: SyntheticGradient(layers.Dense(3), "quadratic"),
-        "Unknown synthesizer.*'linear', 'mlp', 'value'.*Received: 'quadratic' .of type str",
+        "Unknown synthesizer.*'conv', 'critic', 'linear', 'mlp', 'value'.*Received: 'quadratic' .of type str",
     ),
     "synthesizer class": (
         lambda: SyntheticGradient(layers.Dense(3), keras_sg.synthesizers.MLP),
@@ -47,7 +47,7 @@ WRONG_ARGUMENTS = {
     ),
     "synthesizer widths": (
         lambda: keras_sg.synthesizers.MLP(widths=(16, 0)),
-        r"positive integers.*Received: widths=\[16, 0\]",
+        r"positive integers.*Received: widths=\(16, 0\)",
     ),
     "synthesizer callable": (
         lambda: build(SyntheticGradient(layers.Dense(3), lambda shape: "dense")),
@@ -115,7 +115,8 @@ def test_arguments(case):
 
 def conditional(model_class, interface=SyntheticGradient, num_classes=3, loss="mse", **options):
     inputs = keras.Input((4,))
-    block = interface(layers.Dense(3, name="block"), num_classes=num_classes)
+    synthesizer = "value" if interface is SyntheticLoss else "linear"
+    block = interface(layers.Dense(3, name="block"), synthesizer, num_classes=num_classes)
     model = model_class(inputs, layers.Dense(3)(block(inputs)))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if loss == "sparse" else loss
     model.compile("sgd", loss, **options)
@@ -148,6 +149,8 @@ WRONG_LABELS = {
     "float indices": (np.ones(8), r"dtype float\d+; cast class indices to an integer dtype"),
     "one-hot width": (np.ones((8, 5)), "num_classes=3.*one-hot of width 5"),
     "token ids": (np.array([[0, 1, 2]] * 8), r"\[0, 3\).*labels from 0 to 2"),
+    "multi-hot": (np.array([[0, 1, 1]] * 8), r"sum to one.*several ones.*pass label_size"),
+    "unnormalised": (np.full((8, 3), 0.7), r"sum to one.*pass label_size"),
     "strings": (np.array(["a"] * 8), "labels of shape .* and dtype str"),
     "two targets": ({"a": np.ones(8), "b": np.ones(8)}, "override `DecoupledModel.labels_from"),
     "none": (None, "Received: None .of type NoneType"),
@@ -231,7 +234,7 @@ def test_a_loss_without_a_loss_per_example():
 @pytest.mark.parametrize("interface", [SyntheticGradient, SyntheticLoss])
 def test_interface_on_the_output(interface, nested):
     inputs = keras.Input((4,))
-    layer = interface(layers.Dense(3, name="block"))
+    layer = interface(layers.Dense(3, name="block"), num_classes=3)
     layer = keras.Sequential([layers.Dense(4), layer]) if nested else layer
     with pytest.raises(ValueError, match=r"'block' is an output of the model.*shape \(None, 3\)"):
         keras_sg.DecoupledModel(inputs, layer(inputs))

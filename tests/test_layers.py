@@ -23,7 +23,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize("interface", [keras_sg.SyntheticGradient, keras_sg.SyntheticLoss])
 def test_identity_when_not_training(interface):
     block = layers.Dense(4, activation="relu")
-    wrapped = interface(block)
+    wrapped = interface(block, num_classes=3)
     x = RNG.normal(size=(3, 5)).astype("float32")
     np.testing.assert_array_equal(wrapped(x), block(x))
     np.testing.assert_array_equal(wrapped(x, training=False), block(x))

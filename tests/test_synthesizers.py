@@ -6,11 +6,14 @@ import pytest
 from keras import layers, ops
 
 from keras_sg import labels, synthesizers
+from keras_sg.labels import Classes
 
 RECIPES = {
     "linear": synthesizers.Linear(),
     "mlp": synthesizers.MLP(),
+    "conv": synthesizers.Conv(),
     "value": synthesizers.Value(),
+    "critic": synthesizers.Critic(),
 }
 
 
@@ -76,18 +79,18 @@ ROWS = np.array([[1, 0, 0], [0, 0, 1]], "float32")
     ids=["indices", "column", "one-hot", "integer one-hot"],
 )
 def test_one_hot(given):
-    rows = labels.one_hot(given, 3, "float32")
+    rows = Classes(3).rows(given, "float32")
     assert keras.backend.standardize_dtype(rows.dtype) == "float32"
     np.testing.assert_array_equal(rows, ROWS)
 
 
 def test_soft_labels_are_kept():
     soft = np.array([[0.5, 0.25, 0.25]], "float32")
-    np.testing.assert_array_equal(labels.one_hot(soft, 3, "float32"), soft)
+    np.testing.assert_array_equal(Classes(3).rows(soft, "float32"), soft)
 
 
 def test_indices_out_of_range_become_nan():
-    rows = ops.convert_to_numpy(labels.one_hot(np.array([0, 3, -1]), 3, "float32"))
+    rows = ops.convert_to_numpy(Classes(3).rows(np.array([0, 3, -1]), "float32"))
     assert np.isnan(rows[1:]).all() and not np.isnan(rows[0]).any()
 
 

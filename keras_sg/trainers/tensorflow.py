@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_sg import _keras, gradients, labels
-from keras_sg.step import Step
+from keras_sg import _keras, gradients
+from keras_sg.step import Lesson, Step
+from keras_sg.trainers.sparse import SparseUpdates
 
 
 class TensorFlowTrainer:
@@ -17,51 +18,82 @@ class TensorFlowTrainer:
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
+    _observe_function = None
+
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+        batch = _batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        step = Step(labels=self.labels_from(y))
-        checks = [
-            _assert_known(step.labels, interface) for interface in self.interfaces if interface.num_classes
-        ]
+        sparse = SparseUpdates(self)
+        step = Step(labels=self.labels_from(y), due=sparse.due)
+        checks = [_assert_known(step.labels, interface) for interface in self.interfaces if interface.label]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
-            with tf.GradientTape() as tape:
+            with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
                 y_pred = self(x, training=True, decoupled_step=step)
                 if step.losses:
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
-                    regressions = regress_losses(step, example_loss)
-                    total = loss + sum(regressions) / replicas
+                    lessons = loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
                 else:
-                    loss = total = _keras.compute_loss(self, x, y, y_pred, sample_weight)
+                    loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
                 # Keras divides losses by the number of replicas; the report is of the whole.
                 _keras.track_loss(self, loss * replicas, batch)
-                total = self.optimizer.scale_loss(total)
+                regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]
+                total = self.optimizer.scale_loss(loss + sum(regressions) / replicas)
 
-            interfaces = [(prediction.h, prediction.anchor) for prediction in step.gradients]
+            regressed = [prediction for prediction in step.gradients if prediction.weight is not None]
+            interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
             updates, arrived = tape.gradient(total, (self.trainable_variables, interfaces))
 
         _warn_of_idle(self, step)
-        for prediction, (delta, scale) in zip(step.gradients, arrived):
-            if delta is not None:
-                scale = tf.zeros(()) if scale is None else scale
-                self.observe_gradient(prediction, gradients.per_example(delta, scale), batch)
-            elif prediction.interface.synthesizer.trainable_variables:
-                raise ValueError(
-                    f"No gradient arrives at interface {prediction.interface.name!r}: nothing behind it "
-                    "leads to a loss, so its synthesizer has nothing to learn from. Compile the model "
-                    "with a loss for the output that it leads to."
-                )
-        if step.losses:
-            for prediction, regression in zip(step.losses, regressions):
-                self.observe_loss(prediction, regression, batch)
-
+        lessons += gradient_lessons(regressed, arrived)
+        self.observe(lessons, batch)
         if self.trainable_variables:
-            self.optimizer.apply_gradients(zip(updates, self.trainable_variables))
+            sparse.apply(sparse.teach(tape, lessons, updates))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def interface_gradients(self, x, y, sample_weight=None):
+        """The synthetic and the true gradient at every interface, on one batch.
+
+        The true gradient is that of backpropagation through all of the network above, in training
+        mode; no weight, statistic or metric of the model changes.
+
+        Args:
+            x, y, sample_weight: one batch, as for `train_on_batch`.
+
+        Returns:
+            Dictionary from the key of each interface (its name) to a tuple
+            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example.
+        """
+        batch = [
+            None if part is None else keras.tree.map_structure(tf.convert_to_tensor, part)
+            for part in (x, y, sample_weight)
+        ]
+        if self._observe_function is None:
+            self._observe_function = tf.function(self._observe, reduce_retracing=True)
+        pairs = self._observe_function(*batch)
+        return {key: tuple(keras.ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
+
+    def _observe(self, x, y, sample_weight):
+        step = Step(labels=self.labels_from(y), observed=True)
+        batch, replicas = _batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
+        # What the call does to statistics and seeds is dropped with the scope.
+        values = [(variable, variable.value) for variable in self.variables]
+        with tf.GradientTape() as tape, keras.StatelessScope(values):
+            y_pred = self(x, training=True, decoupled_step=step)
+            loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
+            total = loss * tf.cast(batch * replicas, loss.dtype)
+        sources = [prediction.h for prediction in step.gradients]
+        true = tape.gradient(total, sources, unconnected_gradients="zero")
+        return {
+            self.key_of(prediction.interface): (
+                gradients.widen(prediction.synthetic),
+                gradients.widen(target),
+            )
+            for prediction, target in zip(step.gradients, true)
+        }
 
     def _loss_per_example(self, x, y, y_pred, sample_weight, batch):
         """The training loss, and the loss of each example, `(batch,)`.
@@ -97,13 +129,35 @@ class TensorFlowTrainer:
         return loss, tf.stop_gradient(per_example)
 
 
-def regress_losses(step, example_loss):
-    """Regress every predicted loss on the next one, and the last on the example's own loss."""
-    targets = [prediction.value for prediction in step.losses[1:]] + [example_loss]
+def loss_lessons(step, example_loss, scale):
+    """Every predicted loss is to be the next one, and the last the example's own loss."""
+    targets = [tf.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     return [
-        prediction.interface.regression(prediction.value, target)
+        Lesson(prediction.interface, prediction.value, target, 1.0, scale)
         for prediction, target in zip(step.losses, targets)
     ]
+
+
+def gradient_lessons(predictions, arrived):
+    """Every predicted gradient is to be the one that arrived at its interface."""
+    lessons = []
+    for prediction, (delta, scale) in zip(predictions, arrived):
+        interface = prediction.interface
+        if delta is not None:
+            scale = tf.ones(()) if scale is None else scale
+            target = gradients.per_example(delta, scale)
+            lessons.append(Lesson(interface, prediction.synthetic, target, prediction.weight, scale))
+        elif interface.synthesizer.trainable_variables:
+            raise ValueError(
+                f"No gradient arrives at interface {interface.name!r}: nothing behind it leads to a loss, so "
+                "its synthesizer has nothing to learn from. Compile the model with a loss for the output "
+                "that it leads to."
+            )
+    return lessons
+
+
+def _batch_size(x):
+    return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
 def _unit_or_given(sample_weight, y_pred):
@@ -127,12 +181,12 @@ def _unit_or_given(sample_weight, y_pred):
 def _assert_known(y, interface):
     """An assertion that an interface knows the values of the labels; None where it ran eagerly.
 
-    XLA leaves assertions out; there, `labels.one_hot` makes such a label NaN.
+    XLA leaves assertions out; there, `Label.rows` makes such a label NaN.
     """
-    labels.check_labels(y, interface.num_classes)
+    interface.label.check(y)
     return tf.debugging.Assert(
-        tf.reduce_all(labels.known(y, interface.num_classes)),
-        [f"{labels.wrong_values(interface.num_classes)} Received, at interface {interface.name!r}:", y],
+        tf.reduce_all(interface.label.known(y)),
+        [f"{interface.label.allowed} Received, at interface {interface.name!r}:", y],
     )
 
 

@@ -1,0 +1,118 @@
+"""`GradientAlignment`: how well synthetic gradients meet the true ones."""
+
+import keras
+import numpy as np
+
+from keras_sg.models import DecoupledModel
+
+
+class GradientAlignment(keras.callbacks.Callback):
+    """Compares synthetic with true gradients on a probe batch after every epoch.
+
+    The true gradient is that of backpropagation through the whole network above the interface, not
+    the bootstrapped target that the synthesizer is taught with. With `g` the true and `g_hat` the
+    synthetic gradient per example, for each interface, into `logs`:
+
+        <name>_alignment_cosine   cosine between g_hat and g, mean over the examples; 1 is perfect
+        <name>_alignment_error    |g_hat - g| / |g|, norms over the whole batch; 0 is perfect, and a
+                                  synthesizer that predicts nothing at all has 1
+        <name>_alignment_sign     share of the elements in which the signs agree
+
+    Put it before callbacks that read the logs (CSVLogger, TensorBoard, ...). Training is not
+    affected: no weight, statistic or metric of the model changes.
+
+    Args:
+        x: inputs of the probe batch, as for `train_on_batch`.
+        y: targets of the probe batch.
+        sample_weight: optional sample weights of the probe batch.
+
+    Raises:
+        ValueError: the model is not a `DecoupledModel` or has no interfaces; or the probe does not
+            fit it. Before training starts.
+
+    Example:
+
+    ```python
+    import keras_sg
+    import numpy as np
+    probe = keras_sg.callbacks.GradientAlignment(np.ones((32, 8)), np.zeros(32, "int32"))
+    ```
+
+    References:
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, on the quality of synthetic
+        gradients; Czarnecki et al. 2017, https://arxiv.org/abs/1703.00522.
+    """
+
+    def __init__(self, x, y, sample_weight=None):
+        super().__init__()
+        self.probe = (x, y, sample_weight)
+
+    def set_model(self, model):
+        super().set_model(model)
+        if not isinstance(model, DecoupledModel) or not model.interfaces:
+            raise ValueError(
+                "GradientAlignment compares gradients at the interfaces of a keras_sg.DecoupledModel. "
+                f"Received: model {model.name!r} (of type {type(model).__name__}) with "
+                f"{len(getattr(model, 'interfaces', []))} interfaces."
+            )
+        _check_probe(model, *self.probe)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs.update(self.measure())
+
+    def measure(self):
+        """The measures of the model as it is, by their keys; floats."""
+        found = {}
+        for key, (synthetic, true) in self.model.interface_gradients(*self.probe).items():
+            for name, value in alignment(synthetic, true).items():
+                found[f"{key}_alignment_{name}"] = value
+        return found
+
+
+def alignment(synthetic, true):
+    """Cosine, relative error and sign agreement between two gradients.
+
+    Args:
+        synthetic: array, `(batch, ...)`.
+        true: array, the same shape.
+
+    Returns:
+        Dictionary of floats: `cosine`, `error`, `sign`; see `GradientAlignment`.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_sg.callbacks.alignment import alignment
+    alignment(np.ones((2, 3)), np.ones((2, 3)))  # {"cosine": 1.0, "error": 0.0, "sign": 1.0}
+    ```
+    """
+    synthetic, true = (np.reshape(a, (len(a), -1)).astype("float64") for a in (synthetic, true))
+    norms = np.linalg.norm(synthetic, axis=1) * np.linalg.norm(true, axis=1)
+    products = np.sum(synthetic * true, axis=1)
+    cosine = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+    size = np.linalg.norm(true)
+    return {
+        "cosine": float(np.mean(cosine)),
+        "error": float(np.linalg.norm(synthetic - true) / size) if size else float("nan"),
+        "sign": float(np.mean(np.sign(synthetic) == np.sign(true))),
+    }
+
+
+def _check_probe(model, x, y, sample_weight):
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
+    inputs = keras.tree.flatten(x)
+    expected = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs)]
+    received = [tuple(np.shape(leaf)) for leaf in inputs]
+    fits = len(expected) == len(received) and all(
+        len(a) == len(b) and all(m in (None, n) for m, n in zip(a, b)) for a, b in zip(expected, received)
+    )
+    if not fits or len({len(leaf) for leaf in leaves if leaf.ndim}) != 1 or not received[0][0]:
+        raise ValueError(
+            f"The probe batch does not fit model {model.name!r}. Expected x of shapes {expected} and, in y "
+            "and sample_weight, as many examples, at least one. Received: x of shapes "
+            f"{received}, y of shapes {[tuple(np.shape(leaf)) for leaf in keras.tree.flatten(y)]}."
+        )
+    for kind in {interface.label for interface in model.interfaces} - {None}:
+        kind.check_values(model.labels_from(y))

@@ -1,0 +1,75 @@
+"""Synthesizers: what predicts at an interface.
+
+A synthesizer is any Keras layer or model that maps the interface, `(batch, ..., features)`, to a
+prediction: a gradient of the interface's shape for `SyntheticGradient`, or a loss per example of
+shape `(batch,)` or `(batch, 1)` for `SyntheticLoss`. Where the interface is conditional, the label
+stands behind its features, `(batch, ..., features + label features)`; a layer with the attribute
+`label_apart = True` is called with the list `[interface, label]` instead.
+
+What is in this package are *recipes*: like a Keras initializer, a recipe is a small object with a
+configuration, called with a shape; it returns a fresh layer for an interface of that shape. Any
+callable `shape -> layer` is as good as a recipe.
+
+    "linear"   one Dense, zero kernel and bias
+    "mlp"      Dense - BatchNormalization - ReLU, twice 1024 wide, then a zero Dense
+    "conv"     5 x 5 convolution - BatchNormalization - ReLU, twice, then a zero convolution
+    "value"    the body of "mlp", then the square of a scalar Dense: predicts a loss
+    "critic"   predicts the label; its prediction is the cross-entropy with the true one, a loss
+
+The read-outs of the gradient synthesizers start at zero, kernel and bias, so a module's first
+step below an interface is no step at all rather than a wrong one.
+
+References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A.
+"""
+
+import keras
+
+from keras_sg.synthesizers.gradient import MLP as MLP
+from keras_sg.synthesizers.gradient import Conv as Conv
+from keras_sg.synthesizers.gradient import Linear as Linear
+from keras_sg.synthesizers.loss import Critic as Critic
+from keras_sg.synthesizers.loss import Value as Value
+from keras_sg.synthesizers.recipe import SCOPE as SCOPE
+from keras_sg.synthesizers.recipe import Existing as Existing
+from keras_sg.synthesizers.recipe import Synthesizer as Synthesizer
+from keras_sg.synthesizers.recipe import copy_of as copy_of
+from keras_sg.synthesizers.recipe import deserialize as deserialize
+from keras_sg.synthesizers.recipe import serialize as serialize
+
+RECIPES = {"linear": Linear, "mlp": MLP, "conv": Conv, "value": Value, "critic": Critic}
+
+
+def get(identifier):
+    """Return what `identifier` stands for.
+
+    Args:
+        identifier: a string id, a recipe, a Keras layer or model, a callable
+            `shape -> layer`, or a configuration made by `serialize`.
+
+    Returns:
+        A recipe, or the callable itself: something to call with an interface's shape.
+
+    Raises:
+        ValueError: nothing of that name or kind is known.
+
+    Example:
+
+    ```python
+    import keras_sg
+    keras_sg.synthesizers.get("mlp")  # MLP(widths=[1024, 1024], batch_normalization=True)
+    ```
+    """
+    if isinstance(identifier, str) and identifier in RECIPES:
+        return RECIPES[identifier]()
+    if isinstance(identifier, dict):
+        return get(deserialize(identifier))
+    if isinstance(identifier, keras.Layer):
+        return Existing(identifier)
+    if isinstance(identifier, type) or isinstance(identifier, str) or not callable(identifier):
+        raise ValueError(
+            f"Unknown synthesizer. Expected one of {sorted(RECIPES)}, a recipe such as "
+            "keras_sg.synthesizers.MLP(widths=(256,)), a Keras layer or model, or a callable "
+            "from the interface's shape to a layer. "
+            f"Received: {identifier!r} (of type {type(identifier).__name__})."
+        )
+    return identifier

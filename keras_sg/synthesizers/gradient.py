@@ -1,0 +1,161 @@
+"""Synthesizers that predict a gradient: linear, dense and convolutional."""
+
+import numbers
+
+import keras
+
+from keras_sg.synthesizers.recipe import Synthesizer, check_widths, feature_axis
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Linear(Synthesizer):
+    """A linear synthesizer, `g_hat = h W + y V + b` (the last two terms where conditional).
+
+    The paper's best conditional results use it (Jaderberg et al. 2016, appendix A), and it
+    costs one matrix product.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+    layer = keras_sg.synthesizers.Linear()((None, 256))  # a keras.layers.Dense(256), zeros
+    ```
+    """
+
+    def __call__(self, shape, label=None):
+        return _zero_dense(shape[-1], name="linear")
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class MLP(Synthesizer):
+    """Hidden layers Dense - BatchNormalization - ReLU, then a zero-initialised linear read-out.
+
+    Args:
+        widths: widths of the hidden layers, positive integers. The default is the paper's and
+            r2rt's for MNIST.
+        batch_normalization: whether BatchNormalization stands between Dense and ReLU. It only
+            ever runs in training mode, for that is when an interface predicts.
+
+    Raises:
+        ValueError: `widths` is empty or holds something else than positive integers.
+
+    Example:
+
+    ```python
+    import keras_sg
+    narrow = keras_sg.synthesizers.MLP(widths=(64,), batch_normalization=False)
+    ```
+    """
+
+    def __init__(self, widths=(1024, 1024), batch_normalization=True):
+        self.widths = check_widths("widths", widths, least=1)
+        self.batch_normalization = batch_normalization
+
+    def __call__(self, shape, label=None):
+        hidden = body(keras.layers.Dense, self.widths, self.batch_normalization)
+        return keras.Sequential([*hidden, _zero_dense(shape[-1])], name="mlp")
+
+    def get_config(self):
+        return {"widths": self.widths, "batch_normalization": self.batch_normalization}
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Conv(Synthesizer):
+    """Hidden layers convolution - BatchNormalization - ReLU, then a zero-initialised convolution.
+
+    For interfaces with one to three axes between batch and channels: sequences, images, volumes. All
+    convolutions are padded to keep those axes. A conditional one sees the label as channel masks:
+    behind the channels of the interface, one constant channel for each number of the label.
+
+    Args:
+        depth: number of hidden layers, an integer of at least 0. The default is the paper's and
+            r2rt's for CIFAR-10.
+        filters: channels of the hidden layers; by default as many as the interface has.
+        kernel_size: of every convolution, a positive integer.
+        batch_normalization: whether BatchNormalization stands between convolution and ReLU.
+        data_format: `"channels_last"` or `"channels_first"`; by default
+            `keras.config.image_data_format()`.
+
+    Raises:
+        ValueError: an argument is not as described; or, when an interface is built with it, that
+            interface has no axes to convolve along.
+
+    Example:
+
+    ```python
+    import keras_sg
+    small = keras_sg.synthesizers.Conv(depth=1, filters=64, kernel_size=3)
+    ```
+
+    References:
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A (CIFAR-10, channel
+        masks); r2rt, "Synthetic Gradients with Tensorflow", section on CIFAR-10.
+    """
+
+    def __init__(self, depth=2, filters=None, kernel_size=5, batch_normalization=True, data_format=None):
+        if isinstance(depth, bool) or not isinstance(depth, numbers.Integral) or depth < 0:
+            raise ValueError(f"`depth` must be an integer of at least 0. Received: depth={depth!r}.")
+        self.depth = int(depth)
+        self.filters = None if filters is None else check_widths("filters", filters, least=1)[0]
+        self.kernel_size = check_widths("kernel_size", kernel_size, least=1)[0]
+        self.batch_normalization = batch_normalization
+        self.data_format = check_data_format(data_format)
+
+    @property
+    def axis(self):
+        return feature_axis(self.data_format)
+
+    def __call__(self, shape, label=None):
+        convolution = convolution_for(shape, self.kernel_size, self.data_format)
+        channels = shape[self.axis]
+        widths = [self.filters or channels] * self.depth
+        read_out = convolution(channels, kernel_initializer="zeros", bias_initializer="zeros")
+        hidden = body(convolution, widths, self.batch_normalization, self.axis)
+        return keras.Sequential([*hidden, read_out], name="conv")
+
+    def get_config(self):
+        names = ("depth", "filters", "kernel_size", "batch_normalization", "data_format")
+        return {name: getattr(self, name) for name in names}
+
+
+def check_data_format(data_format):
+    """Raise `ValueError` unless it is a Keras data format; return it, or Keras's own for None."""
+    if data_format is None:
+        return keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            "`data_format` must be 'channels_last' or 'channels_first'. "
+            f"Received: data_format={data_format!r}."
+        )
+    return data_format
+
+
+def convolution_for(shape, kernel_size, data_format):
+    """Function `(filters, **options)` that makes a convolution which keeps an interface's shape."""
+    convolutions = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+    if len(shape) not in convolutions:
+        raise ValueError(
+            "A convolutional synthesizer needs an interface with one to three axes between batch and "
+            "channels. Take a dense one, 'linear' or 'mlp', for others. "
+            f"Received: an interface of shape {tuple(shape)}."
+        )
+
+    def convolution(filters, **options):
+        return convolutions[len(shape)](
+            filters, kernel_size, padding="same", data_format=data_format, **options
+        )
+
+    return convolution
+
+
+def body(layer, widths, batch_normalization, axis=-1):
+    """Hidden layers `layer(width)`, each followed by BatchNormalization (if wanted) and ReLU."""
+    for width in widths:
+        yield layer(width)
+        if batch_normalization:
+            yield keras.layers.BatchNormalization(axis=axis)
+        yield keras.layers.ReLU()
+
+
+def _zero_dense(units, name=None):
+    return keras.layers.Dense(units, kernel_initializer="zeros", bias_initializer="zeros", name=name)

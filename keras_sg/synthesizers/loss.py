@@ -1,0 +1,182 @@
+"""Synthesizers that predict a loss per example, for `SyntheticLoss`."""
+
+import keras
+from keras import ops
+
+from keras_sg import labels
+from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
+from keras_sg.synthesizers.recipe import Synthesizer, check_widths, deserialize, feature_axis, serialize
+
+CRITIC_LOSSES = {
+    "categorical_crossentropy": lambda label, logits: -ops.sum(label * ops.log_softmax(logits), axis=-1),
+    "binary_crossentropy": lambda label, logits: ops.mean(ops.softplus(logits) - label * logits, axis=-1),
+    "mse": lambda label, output: ops.mean(ops.square(output - label), axis=-1),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Value(MLP):
+    """Predicts a loss per example: the body of `MLP`, then the square of a scalar read-out.
+
+    For `SyntheticLoss`. The read-out starts as Dense layers ordinarily do: from zero, the
+    square could not learn. The prediction of an interface with more axes is the mean over them.
+
+    Args:
+        widths: as for `MLP`.
+        batch_normalization: as for `MLP`.
+
+    References:
+        r2rt, "Synthetic Gradients with Tensorflow", section on the synthetic loss.
+    """
+
+    def __call__(self, shape, label=None):
+        hidden = body(keras.layers.Dense, self.widths, self.batch_normalization)
+        return keras.Sequential([*hidden, keras.layers.Dense(1), _SquareMean()], name="value")
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class _SquareMean(keras.layers.Layer):
+    """`(batch, ..., 1)` to `(batch,)`: square, then mean over all axes but the first."""
+
+    def call(self, inputs):
+        return ops.mean(ops.square(inputs), axis=tuple(range(1, len(inputs.shape))))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[:1]
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Critic(Synthesizer):
+    """Predicts the label from the interface; the prediction is its loss against the true label.
+
+    A miniature of the rest of the network and of its loss: with `p(h)` the predicted distribution
+    over the classes, `l_hat(h, y) = cross-entropy(y, p(h))`. What comes down is the gradient of that,
+    which has the form of a true gradient from the first step on. It is conditional by nature: the
+    interface must be given `num_classes` or `label_size`.
+
+    Hidden layers are Dense at an interface `(batch, features)`, convolutions at one with more axes
+    (which are then flattened; averaged where their length is not known).
+
+    Args:
+        widths: widths of the hidden layers, or their channels: positive integers, or `()` for none.
+        kernel_size: of the convolutions, a positive integer.
+        batch_normalization: whether BatchNormalization stands in the hidden layers.
+        loss: `"categorical_crossentropy"` (the default for classes), `"binary_crossentropy"` (the
+            default for label vectors, which must then lie in [0, 1]; mean over the numbers) or
+            `"mse"` (for real-valued label vectors; mean over the numbers).
+        data_format: `"channels_last"` or `"channels_first"`; by default
+            `keras.config.image_data_format()`.
+
+    Raises:
+        ValueError: an argument is not as described; or, when an interface is built with it, that
+            interface is not conditional, or the loss does not fit its labels.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+    block = keras.layers.Dense(64, activation="relu")
+    critic = keras_sg.synthesizers.Critic(widths=(128,))
+    layer = keras_sg.SyntheticLoss(block, synthesizer=critic, num_classes=10)
+    ```
+
+    References:
+        Czarnecki et al. 2017, Sobolev Training, https://arxiv.org/abs/1706.04859, section on
+        synthetic gradients.
+    """
+
+    def __init__(self, widths=(128,), kernel_size=3, batch_normalization=True, loss=None, data_format=None):
+        if loss is not None and loss not in CRITIC_LOSSES:
+            raise ValueError(
+                f"The loss of a critic must be None or one of {sorted(CRITIC_LOSSES)}. "
+                f"Received: loss={loss!r}."
+            )
+        self.widths = check_widths("widths", widths, least=0)
+        self.kernel_size = check_widths("kernel_size", kernel_size, least=1)[0]
+        self.batch_normalization = batch_normalization
+        self.loss = loss
+        self.data_format = check_data_format(data_format)
+
+    @property
+    def axis(self):
+        return feature_axis(self.data_format)
+
+    @property
+    def unit_labels(self):
+        return self.loss != "mse"
+
+    def __call__(self, shape, label=None):
+        if label is None:
+            raise ValueError(
+                "A critic predicts the label, so its interface must be conditional: pass num_classes (for "
+                "class labels) or label_size (for label vectors). "
+                f"Received: {self!r} for an unconditional interface."
+            )
+        classes = isinstance(label, labels.Classes)
+        loss = self.loss or ("categorical_crossentropy" if classes else "binary_crossentropy")
+        if classes != (loss == "categorical_crossentropy"):
+            raise ValueError(
+                "A critic's 'categorical_crossentropy' is for class labels (num_classes), its other losses "
+                f"are for label vectors (label_size). Received: loss={loss!r} for {label}."
+            )
+        layers = []
+        if len(shape) == 2:
+            layers += body(keras.layers.Dense, self.widths, self.batch_normalization)
+        else:
+            convolution = convolution_for(shape, self.kernel_size, self.data_format)
+            layers += body(convolution, self.widths, self.batch_normalization, self.axis)
+            layers.append(_Mean(self.axis) if None in shape[1:] else keras.layers.Flatten())
+        return CriticLayer(keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body"), loss)
+
+    def get_config(self):
+        names = ("widths", "kernel_size", "batch_normalization", "loss", "data_format")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class CriticLayer(keras.layers.Layer):
+    """`[h, label]` to the loss per example, `(batch,)`, of the label that its body predicts from `h`."""
+
+    label_apart = True
+
+    def __init__(self, body, loss, name="critic", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.body, self.loss = body, loss
+
+    def build(self, input_shape):
+        self.body.build(input_shape[0])
+
+    def call(self, inputs):
+        h, label = inputs
+        predicted = self.body(h)
+        wide = keras.backend.result_type(predicted.dtype, "float32")
+        return CRITIC_LOSSES[self.loss](ops.cast(label, wide), ops.cast(predicted, wide))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0][:1]
+
+    def get_config(self):
+        return {**super().get_config(), "body": serialize(self.body), "loss": self.loss}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "body": deserialize(config["body"])})
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class _Mean(keras.layers.Layer):
+    """Mean over all axes but the batch and the features."""
+
+    def __init__(self, axis, **kwargs):
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def call(self, inputs):
+        axes = set(range(1, len(inputs.shape))) - {self.axis % len(inputs.shape)}
+        return ops.mean(inputs, axis=sorted(axes))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[self.axis])
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}

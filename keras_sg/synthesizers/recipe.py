@@ -1,0 +1,113 @@
+"""What a recipe is: a small object that, called with an interface's shape, makes a synthesizer."""
+
+import numbers
+
+import keras
+
+# The variables of every synthesizer carry this in their path; optimizers tell them apart by it.
+SCOPE = "keras_sg_synthesizer"
+
+
+class Synthesizer:
+    """Base of the recipes. Call it with an interface's shape to get a fresh Keras layer.
+
+    Args of the call:
+        shape: tuple, the interface's shape `(None, ..., features)`.
+        label: None, or the kind of label of a conditional interface, `keras_sg.labels.Classes` or
+            `keras_sg.labels.Vector`.
+
+    Returns:
+        An unbuilt Keras layer or model.
+
+    Attributes:
+        axis: the axis of the interface's features, -1 or (channels-first) 1.
+        unit_labels: whether label vectors must lie in [0, 1].
+    """
+
+    axis = -1
+    unit_labels = False
+
+    def __call__(self, shape, label=None):
+        raise NotImplementedError
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    def __repr__(self):
+        options = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({options})"
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Existing(Synthesizer):
+    """The recipe of a layer that is there already: the layer itself.
+
+    A layer that is built already is copied, weights included, so that its variables live under
+    the one interface they serve (and an optimizer for synthesizers finds them).
+
+    Args:
+        layer: Keras layer or model.
+    """
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    @property
+    def axis(self):
+        return feature_axis(getattr(self.layer, "data_format", None))
+
+    def __call__(self, shape, label=None):
+        return copy_of(self.layer) if self.layer.built else self.layer
+
+    def get_config(self):
+        return {"layer": serialize(self.layer)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(deserialize(config["layer"]))
+
+
+def serialize(synthesizer):
+    """Turn a recipe or a layer into a configuration that `deserialize` understands."""
+    return keras.saving.serialize_keras_object(synthesizer)
+
+
+def deserialize(config, custom_objects=None):
+    """The inverse of `serialize`."""
+    return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+
+
+def copy_of(layer):
+    """A new layer of the same configuration and, where `layer` is built, the same weights."""
+    copy = type(layer).from_config(layer.get_config())
+    if layer.built:
+        if not copy.built:
+            copy.build_from_config(layer.get_build_config())
+        copy.set_weights(layer.get_weights())
+    return copy
+
+
+def feature_axis(data_format):
+    """The axis of the features in a Keras `data_format`; None stands for channels-last."""
+    return 1 if data_format == "channels_first" else -1
+
+
+def check_widths(name, widths, least):
+    """Raise `ValueError` unless `widths` are positive integers, at least so many; return a list."""
+    found = [widths] if isinstance(widths, numbers.Integral) else widths
+    if (
+        not isinstance(found, (list, tuple))
+        or len(found) < least
+        or not all(isinstance(width, numbers.Integral) and width > 0 for width in found)
+    ):
+        raise ValueError(
+            f"`{name}` must be positive integers, at least {least} of them. Received: {name}={widths!r}."
+        )
+    return [int(width) for width in found]

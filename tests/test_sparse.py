@@ -1,0 +1,199 @@
+"""`update_period`: synthesizers that learn in some steps only, and whose state rests in the others."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import BATCH, assert_same, data, interfaces_of, mlp, optimizer, oracle_of, train_oracle
+
+import keras_sg
+
+pytestmark = pytest.mark.tensorflow
+PERIOD, EPOCHS = 3, 4
+
+
+def check(model, compiled_with=None, tolerance=1e-5, **options):
+    x, y, _ = data()
+    oracle = oracle_of(model, update_period=PERIOD)
+    model.compile(compiled_with or optimizer(), "mse", **options)
+    model.fit(x, y, BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
+    train_oracle(oracle, x, y, EPOCHS)
+    assert_same(model, oracle, tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2, "jit_compile": True}],
+    ids=str,
+)
+def test_exact(options):
+    check(mlp(2, update_period=PERIOD), **options)
+
+
+def test_exact_mirrored(two_devices):
+    with two_devices.scope():
+        check(mlp(2, update_period=PERIOD))
+
+
+def test_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    check(mlp(2, update_period=PERIOD), tolerance=2e-3)
+
+
+def critic_model(period, sobolev=True, **options):
+    """Two critics with BatchNormalization, whose statistics are to rest with the weights."""
+    keras.utils.set_random_seed(0)
+    critic = keras_sg.synthesizers.Critic(widths=(4,))
+    inputs = h = keras.Input((6,))
+    for units in (5, 4):
+        h = keras_sg.SyntheticLoss(
+            layers.Dense(units, "tanh", name=f"module{units}"),
+            critic,
+            num_classes=3,
+            sobolev=sobolev,
+            update_period=period,
+        )(h)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    adam = lambda: keras.optimizers.Adam(1e-2)
+    chosen = adam() if options.pop("single", False) else keras_sg.decoupled_optimizer(adam(), adam())
+    model.compile(chosen, loss, **options)
+    return model
+
+
+def state(model):
+    """All numbers that belong to synthesizers: weights, statistics, and Adam's moments."""
+    owner = model.optimizer
+    owner = getattr(owner, "inner_optimizer", owner)
+    variables = [v for interface in model.interfaces for v in interface.synthesizer.variables]
+    if isinstance(owner, keras.optimizers.MultiOptimizer):
+        variables += owner.optimizers[0].variables
+    else:
+        variables += [v for v in owner.variables if "keras_sg_synthesizer" in v.path]
+    return [v.numpy() for v in variables if not v.path.endswith("learning_rate")]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("single", [False, True], ids=["two optimizers", "one optimizer"])
+def test_nothing_of_a_resting_synthesizer_moves(single, jit_compile):
+    x, _, labels = data()
+    model = critic_model(PERIOD, single=single, jit_compile=jit_compile)
+    model.train_on_batch(x, labels)
+    rested = []
+    for _ in range(2 * PERIOD):
+        before = state(model)
+        module = model.interfaces[0].layer.kernel.numpy()
+        model.train_on_batch(x, labels)
+        after = state(model)
+        rested.append(all(np.array_equal(a, b) for a, b in zip(before, after)))
+        assert not np.array_equal(module, model.interfaces[0].layer.kernel.numpy())
+        assert (len(before) > 20 and rested[-1]) or not any(np.array_equal(*p) for p in zip(before, after))
+    # The first call was step 0; steps 3 and 6 are due.
+    assert rested == [True, True, False, True, True, False]
+
+
+@pytest.mark.parametrize("sobolev", [False, True])
+def test_a_step_that_is_due_is_the_ordinary_step(sobolev):
+    """What the trainer teaches in one step of many is what the one backward pass teaches else."""
+    x, _, labels = data()
+    often, seldom = critic_model(1, sobolev), critic_model(1000, sobolev)
+    seldom.set_weights(often.get_weights())
+    reports = [model.train_on_batch(x, labels, return_dict=True) for model in (often, seldom)]
+    for a, b in zip(often.get_weights(), seldom.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert reports[0] == pytest.approx(reports[1], rel=1e-5)
+
+
+def test_two_periods_in_one_model():
+    x, y, _ = data()
+    model = mlp(2)
+    inputs, h = keras.Input((6,)), None
+    h = inputs
+    for interface, period in zip(interfaces_of(model), (2, 3)):
+        h = keras_sg.SyntheticGradient(interface.layer, "linear", update_period=period)(h)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+    for interface in model.interfaces:
+        interface.synthesizer.set_weights(
+            [np.full(w.shape, 0.1) for w in interface.synthesizer.get_weights()]
+        )
+    model.compile("adam", "mse")
+    moved = []
+    for _ in range(7):
+        before = [interface.synthesizer.get_weights() for interface in model.interfaces]
+        model.train_on_batch(x, y)
+        after = [interface.synthesizer.get_weights() for interface in model.interfaces]
+        moved.append([not np.array_equal(b[0], a[0]) for b, a in zip(before, after)])
+    assert [pair[0] for pair in moved] == [step % 2 == 0 for step in range(7)]
+    assert [pair[1] for pair in moved] == [step % 3 == 0 for step in range(7)]
+
+
+def test_saved_in_the_middle_of_a_period_it_goes_on(tmp_path):
+    x, _, labels = data()
+    steps = lambda model, count: [model.train_on_batch(x, labels) for _ in range(count)]
+    whole, part = critic_model(PERIOD), critic_model(PERIOD)
+    steps(whole, 8)
+    steps(part, 5)
+    part.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert [interface.update_period for interface in again.interfaces] == [PERIOD, PERIOD]
+    steps(again, 3)
+    for a, b in zip(whole.get_weights(), again.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_penalty_on_a_synthesizer_rests_with_it():
+    x, y, _ = data()
+    model = mlp(1)
+    synthesizer = layers.Dense(5, kernel_regularizer=keras.regularizers.L2(1.0))
+    inputs = keras.Input((6,))
+    cut = keras_sg.SyntheticGradient(layers.Dense(5), synthesizer, update_period=2)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(cut(inputs)))
+    model.compile(optimizer(), "mse")
+    kernels = []
+    for _ in range(3):
+        model.train_on_batch(x, y)
+        kernels.append(cut.synthesizer.kernel.numpy())
+    assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[1], kernels[2])
+
+
+def test_modules_that_are_frozen_do_not_stop_the_count():
+    x, y, _ = data()
+    model = mlp(1, update_period=2)
+    model.get_layer("module1").layer.trainable = False
+    model.get_layer("last").trainable = False
+    model.compile("sgd", "mse")
+    for _ in range(4):
+        model.train_on_batch(x, y)
+    assert int(model.optimizer.iterations.numpy()) == 4
+
+
+WRONG = {
+    "keras's own": (
+        lambda: keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))),
+        "update_period above 1.*decoupled_optimizer",
+    ),
+    "accumulation": (
+        lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+        "no meaning.*gradient_accumulation_steps=2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_optimizers_that_cannot(case):
+    make, message = WRONG[case]
+    x, y, _ = data()
+    model = mlp(1, update_period=2)
+    model.compile(make(), "mse")
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        model.fit(x, y, verbose=0)
+
+
+def test_a_plain_model_cannot():
+    x, y, _ = data()
+    model = mlp(1, model_class=keras.Model, update_period=2)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"one of 2 steps.*DecoupledModel"):
+        model.fit(x, y, verbose=0)
