@@ -194,7 +194,7 @@ class Interface(keras.layers.Wrapper):
             return self.synthesizer(inputs, training=True)
         # Where the synthesizer does not learn, none of its state moves.
         state = self.synthesizer.non_trainable_variables
-        before = [ops.convert_to_tensor(variable) for variable in state]
+        before = [ops.copy(variable) for variable in state]
         prediction = self.synthesizer(inputs, training=True)
         for variable, value in zip(state, before):
             variable.assign(ops.where(step.due(self.update_period), variable.value, value))
@@ -212,7 +212,7 @@ class Interface(keras.layers.Wrapper):
         if step is not None and step.observed:
             step.add_gradient(self, h, None, synthetic, weight)
             return h
-        mix = self._initial_mix if self._mix is None else ops.convert_to_tensor(self._mix)
+        mix = self._initial_mix if self._mix is None else ops.copy(self._mix)
         # What learns in some steps only is taught by the trainer; here, nothing may reach it.
         taught = synthetic if self.update_period == 1 else ops.stop_gradient(synthetic)
         exchanged, anchor = gradients.replace_gradient(

@@ -4,7 +4,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from models import assert_same, data, interfaces_of, mlp, oracle_of, train_oracle
+from models import BATCH, assert_same, data, interfaces_of, mlp, oracle_of, train_oracle
 
 import keras_sg
 
@@ -184,3 +184,21 @@ def test_the_regression_never_moves_the_module():
     # The synthetic gradient stays within 1e-9 of zero; the regression's own gradient would not.
     for a, b in zip(before, interface.layer.get_weights()):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("two", [True, False], ids=["two optimizers", "one optimizer"])
+def test_gradient_accumulation_is_the_large_batch(two):
+    """Two batches of 4, accumulated, are one of 8, for modules and synthesizers."""
+    x, y, _ = data()
+    model = mlp(2, model_class=keras.Model)
+    oracle = oracle_of(model)
+    modules, synthesizers = (
+        keras.optimizers.SGD(rate, gradient_accumulation_steps=2)
+        for rate in (oracle.learning_rate, oracle.synthesizer_learning_rate)
+    )
+    if not two:
+        oracle.synthesizer_learning_rate = oracle.learning_rate
+    model.compile(keras_sg.decoupled_optimizer(modules, synthesizers) if two else modules, "mse")
+    model.fit(x, y, BATCH // 2, epochs=EPOCHS, shuffle=False, verbose=0)
+    train_oracle(oracle, x, y, EPOCHS)
+    assert_same(model, oracle, 1e-5)

@@ -76,3 +76,29 @@ def test_loss_and_its_tracker():
     np.testing.assert_allclose(loss, 9.0)
     _keras.track_loss(model, loss, 4)
     np.testing.assert_allclose(model.get_metrics_result()["loss"], 9.0)
+
+
+def test_a_built_layer_gets_a_variable():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    variable = _keras.add_state(layer, "extra", 0.25)
+    assert variable in layer.non_trainable_variables and float(keras.ops.convert_to_numpy(variable)) == 0.25
+    with pytest.raises(ValueError, match="already built"):
+        layer.add_weight(shape=(), name="another")
+
+
+def test_the_optimizer_of_a_variable():
+    special, default = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)
+    multi = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(default, {"special": special}))
+    variables = [keras.Variable(0.0, name=name) for name in ("special", "other")]
+    assert [_keras.optimizer_of(multi, v) for v in variables] == [special, default]
+    assert _keras.inner_optimizer(keras.optimizers.LossScaleOptimizer(multi)) is multi
+    assert _keras.inner_optimizer(default) is default
+
+
+def test_children_are_the_layers_directly_inside():
+    inner = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="deep")], name="inner")
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="first"), inner])
+    names = [layer.name for layer in _keras.children(model)]
+    assert [name for name in names if not name.startswith("input")] == ["first", "inner"]
+    assert _keras.contains(model, layers.Dense) and not _keras.contains(model, layers.Conv2D)

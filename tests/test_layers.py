@@ -365,3 +365,28 @@ def test_numpy_numbers_are_numbers():
     )
     config = interface.get_config()
     assert (type(config["num_classes"]), type(config["mix"])) == (int, float)
+
+
+@tensorflow
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_a_conditional_convolutional_interface(data_format, tmp_path):
+    """The label arrives as channel masks; both formats learn the same, and are saved."""
+    first = data_format == "channels_first"
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((2, 6, 6) if first else (6, 6, 2))
+    recipe = synthesizers.Conv(depth=1, filters=4, kernel_size=3, data_format=data_format)
+    block = layers.Conv2D(3, 3, padding="same", data_format=data_format)
+    cut = keras_sg.SyntheticGradient(block, recipe, num_classes=4)
+    pool = layers.GlobalAveragePooling2D(data_format=data_format)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(4)(pool(cut(inputs))))
+    # On a CPU, TensorFlow convolves channels-first under XLA only.
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
+    kernel = cut.synthesizer.layers[0].kernel
+    assert kernel.shape == (3, 3, 3 + 4, 4)
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+    x = np.moveaxis(x, -1, 1) if first else x
+    history = model.fit(x, np.arange(8) % 4, batch_size=8, epochs=40, verbose=0).history
+    assert history["sg_cosine"][-1] > 0.5 and np.isfinite(history["loss"]).all()
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.interfaces[0].synthesizer.layers[0].data_format == data_format

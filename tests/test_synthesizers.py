@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from keras_sg import labels, synthesizers
-from keras_sg.labels import Classes
+from keras_sg.labels import Classes, Vector
 
 RECIPES = {
     "linear": synthesizers.Linear(),
@@ -101,3 +101,69 @@ def test_rows_are_appended_behind_the_features_at_every_position(middle):
     np.testing.assert_array_equal(joined[..., :6], h)
     for at in np.ndindex(*middle):
         np.testing.assert_array_equal(joined[(slice(None), *at)][:, 6:], ROWS)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_rows_become_channel_masks(axis):
+    h = np.random.default_rng(0).normal(size=(2, 6, 4, 5)).astype("float32")
+    h = h if axis == 1 else h[:, :, :, 0]  # (2, 6, 4): features last
+    joined = ops.convert_to_numpy(labels.append(h, ops.convert_to_tensor(ROWS), axis=axis))
+    assert joined.shape == ((2, 9, 4, 5) if axis == 1 else (2, 6, 7))
+    masks = np.moveaxis(joined, axis, -1)[..., -3:]
+    np.testing.assert_array_equal(np.moveaxis(joined, axis, -1)[..., :-3], np.moveaxis(h, axis, -1))
+    for at in np.ndindex(masks.shape[1:-1]):
+        np.testing.assert_array_equal(masks[(slice(None), *at)], ROWS)
+
+
+@pytest.mark.parametrize("shape", [(None, 7, 4), (None, 6, 5, 4), (None, 3, 6, 5, 4)], ids=str)
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_conv_predicts_zero_for_sequences_images_and_volumes(shape, data_format):
+    recipe = synthesizers.Conv(depth=1, filters=3, kernel_size=3, data_format=data_format)
+    if data_format == "channels_first":
+        if keras.backend.backend() == "tensorflow":
+            pytest.skip("TensorFlow convolves channels-first on a CPU under XLA only; see test_layers.py")
+        shape = (shape[0], shape[-1], *shape[1:-1])
+    layer = recipe(shape)
+    x = np.random.default_rng(0).normal(size=(2, *shape[1:])).astype("float32")
+    prediction = layer(x, training=True)
+    assert prediction.shape == x.shape and not np.any(prediction)
+    read_out = layer.layers[-1]
+    assert read_out.filters == 4 and not np.any(read_out.kernel) and not np.any(read_out.bias)
+
+
+def test_conv_is_the_papers():
+    layer = synthesizers.Conv()((None, 10, 10, 128))
+    layer.build((None, 10, 10, 128))
+    kinds = [type(sublayer).__name__ for sublayer in layer.layers]
+    assert kinds == ["Conv2D", "BatchNormalization", "ReLU"] * 2 + ["Conv2D"]
+    convolutions = [sublayer for sublayer in layer.layers if hasattr(sublayer, "kernel_size")]
+    assert {(conv.filters, conv.kernel_size) for conv in convolutions} == {(128, (5, 5))}
+
+
+WRONG = {
+    "depth": (lambda: synthesizers.Conv(depth=-1), "depth.*at least 0.*-1"),
+    "filters": (lambda: synthesizers.Conv(filters=0), "filters.*positive.*0"),
+    "kernel": (lambda: synthesizers.Conv(kernel_size=2.5), "kernel_size.*positive.*2.5"),
+    "format": (lambda: synthesizers.Conv(data_format="NHWC"), "channels_last.*'NHWC'"),
+    "rank": (lambda: synthesizers.Conv()((None, 4)), r"one to three axes.*'linear'.*\(None, 4\)"),
+    "loss": (lambda: synthesizers.Critic(loss="hinge"), "categorical_crossentropy.*'hinge'"),
+    "widths": (lambda: synthesizers.Critic(widths=("a",)), "widths.*positive"),
+    "two labels": (lambda: labels.kind(3, 8), "num_classes=3, label_size=8"),
+    "size": (lambda: labels.kind(None, 0), "label_size.*at least 1.*label_size=0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments(case):
+    make, message = WRONG[case]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        make()
+
+
+def test_label_vectors():
+    vector = Vector(3)
+    given = np.array([[0, 1, 1], [2, 0, -5]])
+    np.testing.assert_array_equal(vector.rows(given, "float32"), given)
+    np.testing.assert_array_equal(Vector(1).rows(np.array([0.5, 2.0]), "float32"), [[0.5], [2.0]])
+    rows = ops.convert_to_numpy(Vector(3, unit=True).rows(given, "float32"))
+    assert np.isnan(rows[1]).all() and (rows[0] == given[0]).all()

@@ -1,0 +1,220 @@
+"""The critic and Sobolev training: the mathematics by hand, and what labels they take."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_sg
+from keras_sg import synthesizers
+
+tensorflow = pytest.mark.tensorflow
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(6, 4)).astype("float32")
+CLASSES = RNG.integers(0, 3, 6)
+BITS = RNG.integers(0, 2, (6, 3)).astype("float32")
+
+
+def softmax(z):
+    z = np.exp(z - z.max(axis=1, keepdims=True))
+    return z / z.sum(axis=1, keepdims=True)
+
+
+class ByHand:
+    """A tanh module, a linear critic behind it and a linear softmax classifier on top, in float64.
+
+    With p = softmax(h A + a) the critic's class distribution and y the label, one-hot:
+
+        l_hat = -log p[label]                d l_hat / d h = (p - y) A'
+        l     = -log softmax(h W + w)[label] d l     / d h = (q - y) W'
+
+    The critic descends mean (l_hat - l)^2 + mean over the batch of |d l_hat / d h - d l / d h|^2.
+    """
+
+    def __init__(self, model):
+        as_float64 = lambda layer: [np.array(w, "float64") for w in layer.get_weights()]
+        self.interface = model.interfaces[0]
+        self.module = as_float64(self.interface.layer)
+        self.critic = as_float64(self.interface.synthesizer)
+        self.head = as_float64(model.layers[-1])
+        self.y = np.eye(3)[CLASSES]
+
+    def forward(self):
+        kernel, bias = self.module
+        return np.tanh(X @ kernel + bias)
+
+    def loss_and_gradient(self, weights):
+        kernel, bias = weights
+        p = softmax(self.forward() @ kernel + bias)
+        return -np.log((p * self.y).sum(axis=1)), (p - self.y) @ kernel.T
+
+    def regression(self, critic, sobolev):
+        (predicted, synthetic), (loss, true) = map(self.loss_and_gradient, (critic, self.head))
+        value = np.mean((predicted - loss) ** 2)
+        return value + sobolev * np.mean(np.sum((synthetic - true) ** 2, axis=1))
+
+    def descended(self, sobolev, step=1e-6, rate=0.1):
+        """The critic's kernel after one step, by finite differences."""
+        kernel, bias = self.critic
+        slope = np.zeros_like(kernel)
+        for at in np.ndindex(kernel.shape):
+            moved = [kernel.copy(), kernel.copy()]
+            moved[0][at] += step
+            moved[1][at] -= step
+            high, low = (self.regression((k, bias), sobolev) for k in moved)
+            slope[at] = (high - low) / (2 * step)
+        return kernel - rate * slope
+
+    def module_kernel(self, rate=0.1):
+        signal = self.loss_and_gradient(self.critic)[1] * (1 - self.forward() ** 2)
+        return self.module[0] - rate * X.T @ signal / len(X)
+
+
+def build(sobolev, **options):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    h = keras_sg.SyntheticLoss(
+        layers.Dense(5, "tanh"), synthesizers.Critic(widths=()), num_classes=3, sobolev=sobolev
+    )(inputs)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, **options)
+    return model
+
+
+@tensorflow
+@pytest.mark.parametrize("sobolev", [False, True], ids=["value", "sobolev"])
+@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
+def test_exact(sobolev, options):
+    check(build(sobolev, **options), sobolev)
+
+
+@tensorflow
+def test_exact_mirrored(two_devices):
+    with two_devices.scope():
+        model = build(True)
+    check(model, True)
+
+
+@tensorflow
+def test_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    check(build(True), True, tolerance=2e-3)
+
+
+def check(model, sobolev, tolerance=1e-5):
+    by_hand = ByHand(model)
+    logs = model.fit(X, CLASSES, batch_size=6, verbose=0).history
+    found = by_hand.interface.synthesizer.get_weights()[0], by_hand.interface.layer.get_weights()[0]
+    np.testing.assert_allclose(found[0], by_hand.descended(sobolev), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(found[1], by_hand.module_kernel(), rtol=0, atol=tolerance)
+    assert logs["sg_loss"][0] == pytest.approx(by_hand.regression(by_hand.critic, sobolev), rel=1e-2)
+    assert ("sg_cosine" in logs) == sobolev
+
+
+@tensorflow
+@pytest.mark.parametrize("loss", [None, "mse"])
+def test_label_vectors(loss):
+    """Several bits a label; the critic's own loss, and what it sends down, by hand."""
+    inputs = keras.Input((4,))
+    critic = synthesizers.Critic(widths=(), loss=loss)
+    block = layers.Dense(5, "tanh", name="block")
+    cut = keras_sg.SyntheticLoss(block, critic, label_size=3)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3, "sigmoid")(cut(inputs)))
+    model.compile("sgd", "mse")
+    kernel, bias = (np.array(w, "float64") for w in cut.synthesizer.get_weights())
+    h = np.asarray(block(X), "float64")
+    z = h @ kernel + bias
+    slope = (1 / (1 + np.exp(-z)) - BITS) / 3 if loss is None else 2 * (z - BITS) / 3
+    synthetic, _ = model.interface_gradients(X, BITS)["block"]
+    np.testing.assert_allclose(synthetic, slope @ kernel.T, rtol=0, atol=1e-5)
+    model.fit(X, BITS, verbose=0)
+
+
+@tensorflow
+@pytest.mark.parametrize(
+    "shape, block",
+    [
+        ((6, 6, 2), layers.Conv2D(3, 3, padding="same")),
+        ((7, 2), layers.Conv1D(3, 3, padding="same")),
+        ((None, 2), layers.Conv1D(3, 3, padding="same")),
+    ],
+    ids=["image", "sequence", "sequence of any length"],
+)
+def test_convolutional_critics(shape, block, tmp_path):
+    inputs = keras.Input(shape)
+    h = keras_sg.SyntheticLoss(block, synthesizers.Critic((4,)), num_classes=3, sobolev=True)(inputs)
+    pool = layers.GlobalAveragePooling2D() if len(shape) == 3 else layers.GlobalAveragePooling1D()
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(pool(h)))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = RNG.normal(size=(6, *(n or 5 for n in shape))).astype("float32")
+    before = [w.copy() for w in model.get_weights()]
+    model.fit(x, CLASSES, verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
+    assert sum(moved) >= len(moved) - 2  # biases before BatchNormalization need not move
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert again.interfaces[0].sobolev and again.interfaces[0].label == model.interfaces[0].label
+
+
+@tensorflow
+def test_a_layer_of_ones_own_may_take_the_label_apart():
+    class Distance(layers.Layer):
+        label_apart = True
+
+        def build(self, shapes):
+            self.scale = self.add_weight(shape=(shapes[0][-1], shapes[1][-1]), initializer="ones")
+
+        def call(self, inputs):
+            h, label = inputs
+            return keras.ops.sum((h @ self.scale - label) ** 2, axis=-1)
+
+    inputs = keras.Input((4,))
+    cut = keras_sg.SyntheticLoss(layers.Dense(5), Distance(), label_size=3)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(cut(inputs)))
+    model.compile("sgd", "mse")
+    model.fit(X, BITS, verbose=0)
+    assert not np.allclose(cut.synthesizer.scale, 1.0)
+
+
+WRONG = {
+    "unconditional": ({}, None, "predicts the label.*num_classes.*label_size.*Received: Critic"),
+    "classes for bits": ({"num_classes": 3}, "binary_crossentropy", "label vectors.*Classes"),
+    "bits for classes": ({"label_size": 3}, "categorical_crossentropy", "class labels.*Vector"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_critics_that_do_not_fit_their_labels(case):
+    options, loss, message = WRONG[case]
+    layer = keras_sg.SyntheticLoss(layers.Dense(3), synthesizers.Critic(loss=loss), **options)
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        layer.build((None, 4))
+
+
+WRONG_LABELS = {
+    "indices for vectors": ({"label_size": 3}, CLASSES, "label_size=3.*pass num_classes.*class index"),
+    "a column for vectors": ({"label_size": 3}, CLASSES[:, None], "label_size=3.*class index"),
+    "another width": ({"label_size": 3}, BITS[:, :2], "label_size=3.*of another shape"),
+    "no bits": ({"label_size": 3}, BITS + 0.5, "from 0 to 1.*labels from 0.5 to 1.5"),
+    "no numbers": ({"label_size": 3}, BITS * np.nan, "finite"),
+    "multi-hot for a class": ({"num_classes": 3}, np.ones((6, 3)), "sum to one.*pass label_size"),
+}
+
+
+@tensorflow
+@pytest.mark.parametrize("case", WRONG_LABELS)
+def test_labels_that_do_not_fit_their_critic(case):
+    options, y, message = WRONG_LABELS[case]
+    inputs = keras.Input((4,))
+    h = keras_sg.SyntheticLoss(layers.Dense(5), "critic", **options)(inputs)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        model.fit(X, y, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))

@@ -1,0 +1,49 @@
+"""Figures: what is drawn is what was given."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sg import plotting
+
+HISTORY = {"loss": [2.0, 1.0], "a_alignment_cosine": [0.1, 0.4], "b_alignment_cosine": [0.2, 0.3]} | {
+    "a_alignment_sign": [0.5, 0.75]
+}
+
+
+def drawn(axes):
+    return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+
+
+def test_curves():
+    assert drawn(plotting.curves(HISTORY, ["loss"]).axes[0]) == {"loss": [2.0, 1.0]}
+    with pytest.raises(ValueError, match=r"no series \['los'\].*'loss'"):
+        plotting.curves(HISTORY, ["los"])
+
+
+def test_alignment(tmp_path):
+    table = tmp_path / "log.csv"
+    rows = [",".join(HISTORY), *(",".join(map(str, row)) for row in zip(*HISTORY.values()))]
+    table.write_text("\n".join(rows))
+    history = keras.callbacks.History()
+    history.history = HISTORY
+    for source in (HISTORY, history, table, str(table)):
+        cosine, sign = plotting.alignment(source).axes
+        assert drawn(cosine) == {"a": [0.1, 0.4], "b": [0.2, 0.3]} and drawn(sign) == {"a": [0.5, 0.75]}
+    with pytest.raises(ValueError, match=r"no alignment.*GradientAlignment.*'loss'"):
+        plotting.alignment({"loss": [1.0]})
+    with pytest.raises(ValueError, match=r"A history is.*of type int"):
+        plotting.alignment(3)
+
+
+def test_gradients(tmp_path):
+    true, synthetic = np.arange(6.0).reshape(2, 3), -np.ones((2, 3))
+    figure = plotting.gradients(synthetic, true, title="both")
+    panels = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images}
+    np.testing.assert_array_equal(panels["true"].get_array(), true)
+    np.testing.assert_array_equal(panels["synthetic"].get_array(), synthetic)
+    assert panels["true"].get_clim() == panels["synthetic"].get_clim() == (-5.0, 5.0)
+    figure.savefig(tmp_path / "both.png")
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"synthetic of shape \(2,\), true of shape \(2, 3\)"):
+        plotting.gradients(synthetic[:, 0], true)
