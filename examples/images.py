@@ -29,6 +29,9 @@ def parser(name, description, arms):
     parser.add_argument(
         "--regression", choices=sorted(keras_sg.gradients.REGRESSIONS), help="by default the interface's own"
     )
+    parser.add_argument(
+        "--warm-up", type=int, default=0, metavar="EPOCHS", help="of true gradients, before synthetic ones"
+    )
     parser.add_argument("--dtype-policy", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")
@@ -62,8 +65,10 @@ def main(args, dataset, shape, arms, build, title, zoom=0.05):
         keras.utils.set_random_seed(args.seed)
         train, test = load(dataset, shape, args)
         steps = min(len(train), args.iterations)
+        model = build(arm, args)
+        warm_up = keras_sg.callbacks.MixSchedule(lambda epoch: float(epoch >= args.warm_up))
         runs.train(
-            build(arm, args),
+            model,
             arm,
             train.take(steps),
             test,
@@ -71,6 +76,7 @@ def main(args, dataset, shape, arms, build, title, zoom=0.05):
             settings={key: value for key, value in vars(args).items() if key not in NOT_SETTINGS},
             output=args.output,
             resume=not args.overwrite,
+            callbacks=[warm_up] if args.warm_up and model.interfaces else [],
         )
     print("\n" + runs.table(args.output))
     runs.plot(args.output, title, zoom)

@@ -2,7 +2,12 @@
 
 import importlib
 import json
+import os
+import subprocess
+import sys
+import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -58,7 +63,8 @@ def test_mnist_learns(mnist, tmp_path):
         ]
     )
     record = records(tmp_path)["sg-conditional"]
-    assert record["settings"] == {"iterations": 234, "batch_size": 256, "learning_rate": 1e-3, "seed": 0}
+    expected = {"iterations": 234, "batch_size": 256, "learning_rate": 1e-3, "seed": 0}
+    assert expected.items() <= record["settings"].items()
     assert len(record["test_accuracy"]) == 1 and record["test_accuracy"][-1] > 0.9
     assert set(record["versions"]) >= {"keras", "tensorflow", "keras_sg", "python"}
 
@@ -117,11 +123,152 @@ def test_arms_in_one_file_do_not_overwrite_each_other(runs, tmp_path):
     first.write(records_of[0])
     second.write(records_of[1])
     assert set(records(tmp_path)) == {"a", "b"}
-    # Other settings start a new record, the same ones go on with the old.
+    # The same settings go on with the record, or drop it where that is asked for.
     records_of[0]["test_accuracy"].append(0.5)
     first.write(records_of[0])
     assert first.begin("a", {}, resume=True)["test_accuracy"] == [0.5]
-    assert first.begin("a", {"seed": 1}, resume=True)["test_accuracy"] == []
+    assert first.begin("a", {"seed": 1}, resume=False)["test_accuracy"] == []
+
+
+def test_a_run_with_other_settings_is_not_resumed(mnist, tmp_path):
+    """It names what differs, and leaves everything as it is."""
+    command = ["--arm", "no-backprop", "--iterations", "2", "--output", str(tmp_path)]
+    mnist.main(command)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"other settings: learning_rate=3e-05 there, 0.1 now; seed=0 there"):
+        mnist.main([*command, "--learning-rate", "0.1", "--seed", "4"])
+    assert (tmp_path / "results.json").read_bytes() == before
+    mnist.main([*command, "--seed", "4", "--overwrite"])
+    assert records(tmp_path)["no-backprop"]["settings"]["seed"] == 4
+
+
+def test_a_killed_process_goes_on(mnist, tmp_path):
+    """A real process, killed without warning in the middle of its work."""
+    command = [sys.executable, "-m", "examples.mnist", "--arm", "critic", "--iterations", "60"]
+    command += ["--batch-size", "6000", "--output", str(tmp_path)]  # six epochs of ten steps
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        results, deadline = tmp_path / "results.json", time.monotonic() + 300
+        while not results.exists() or len(records(tmp_path)["critic"]["test_accuracy"]) < 2:
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    killed = records(tmp_path)["critic"]
+    assert 2 <= len(killed["test_accuracy"]) < 6
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    finished = records(tmp_path)["critic"]
+    assert len(finished["test_accuracy"]) == 6
+    # The epoch after the last backup may have been done twice; those before were not.
+    kept = len(killed["test_accuracy"]) - 1
+    assert finished["test_loss"][:kept] == killed["test_loss"][:kept]
+    assert finished["test_loss"][-1] < killed["test_loss"][0]
+
+
+@pytest.mark.parametrize("damage", ["epoch is old", "epoch is not finished"])
+def test_weights_and_epoch_of_a_backup_belong_together(runs, tmp_path, damage):
+    """Killed between the two files of a backup, or in the second, a run knows what it has done."""
+    x, y = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
+
+    def fit(epochs):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        backup = runs.Backup(tmp_path / "backup", steps=2)
+        backup.delete_checkpoint = False
+        model.fit(x, y, batch_size=4, epochs=epochs, verbose=0, callbacks=[backup])
+        return int(model.optimizer.iterations.numpy())
+
+    assert fit(3) == 6
+    metadata = tmp_path / "backup" / "training_metadata.json"
+    metadata.write_text('{"epoch": 2, "batch": 0}' if damage == "epoch is old" else '{"epo')
+    assert fit(4) == 8
+
+
+@pytest.fixture
+def cifar10(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    if not tfds.builder("cifar10").is_prepared():
+        pytest.skip("CIFAR-10 is not in TFDS's data folder; the tests do not download it")
+    images = importlib.import_module("examples.images")
+    fetch = images.fetch
+    few = lambda split: {key: values[:40] for key, values in split.items()}
+    monkeypatch.setattr(images, "fetch", lambda *args: [few(split) for split in fetch(*args)])
+    return importlib.import_module("examples.cifar10")
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_cifar10_every_arm(cifar10, tmp_path, policy):
+    """Real CIFAR-10, forty pictures of it."""
+    small = ["--filters", "4", "--batch-size", "8", "--iterations", "2", "--dtype-policy", policy]
+    arm = "all" if policy == "float32" else "critic-sobolev"
+    cifar10.main(["--arm", arm, *small, "--output", str(tmp_path)])
+    found = records(tmp_path)
+    assert list(found) == (list(cifar10.INTERFACES) if arm == "all" else [arm])
+    for record in found.values():
+        assert len(record["test_accuracy"]) == 1 and record["settings"]["dtype_policy"] == policy
+        assert np.isfinite(record["test_loss"]).all()
+    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+
+
+def test_a_warm_up_of_true_gradients(mnist, tmp_path):
+    options = ["--arm", "sg", "--iterations", "20", "--batch-size", "6000", "--output", str(tmp_path)]
+    mnist.main([*options, "--warm-up", "1", "--synthesizer-learning-rate", "1e-3", "--regression", "huber"])
+    settings = records(tmp_path)["sg"]["settings"]
+    assert (settings["warm_up"], settings["regression"]) == (1, "huber")
+
+
+def test_sparse_updates(mnist, tmp_path, capsys):
+    module = importlib.import_module("examples.sparse_updates")
+    module.main(["--iterations", "40", "--output", str(tmp_path)])
+    results = records(tmp_path)
+    assert list(results["arms"]) == list(module.ARMS) and results["settings"]["update_period"] == 10
+    for arm, record in results["arms"].items():
+        assert len(record["loss"]) == 40 and len(record["sg_loss"]) == (0 if arm == "backprop" else 40)
+        assert list(record["test_accuracy"]) == ["40"]
+    for name in ("loss", "gradients", "digits"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| critic-sobolev |" in capsys.readouterr().out
+
+
+def test_the_two_weight_gradients_are_two(mnist):
+    """The true one is what automatic differentiation makes of the weights, the other is not."""
+    tf = pytest.importorskip("tensorflow")
+    module = importlib.import_module("examples.sparse_updates")
+    keras.utils.set_random_seed(0)
+    model = module.build("critic-sobolev")
+    x, y = np.random.default_rng(0).random((20, 784)).astype("float32"), np.arange(20) % 10
+    synthetic, true = module.weight_gradients(model, x, y)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, model(x)))
+    kernel = model.get_layer("logits").layer.kernel
+    np.testing.assert_allclose(true, tape.gradient(loss, kernel.value), rtol=0, atol=1e-6)
+    assert synthetic.shape == true.shape == (100, 10) and not np.allclose(synthetic, true, atol=1e-3)
+
+
+def test_smoothing():
+    smooth = importlib.import_module("examples.sparse_updates").smooth
+    np.testing.assert_allclose(smooth([1.0, 0.0, 0.0], 0.5), [1.0, 0.5, 0.25])
+
+
+def test_binary_addition(tmp_path, capsys):
+    module = importlib.import_module("examples.binary_addition")
+    module.main(["--passes", "150", "--output", str(tmp_path)])
+    found = records(tmp_path)
+    assert list(found) == list(module.ARMS)
+    for record in found.values():
+        assert record["passes"] == [100, 200] and record["mean_error"][1] < 0.5
+        assert record["mean_error"][1] < record["mean_error"][0]
+    out = capsys.readouterr().out
+    assert "| sg-conditional | 200 |" in out and (tmp_path / "error.png").stat().st_size > 1000
+
+
+def test_binary_addition_adds():
+    x, y = importlib.import_module("examples.binary_addition").load()
+    value = lambda bits: bits @ 2 ** np.arange(8)[::-1]
+    np.testing.assert_array_equal(value(x[:, :8]) + value(x[:, 8:]), value(y))
+    assert x.shape == (100, 16) and x[:, [0, 8]].max() == 0
 
 
 def test_no_data_and_no_network(tmp_path, monkeypatch):
@@ -150,7 +297,7 @@ def test_numbers_must_be_positive(option, capsys):
 
 
 def test_help(capsys):
-    for name in ("quickstart", "mnist"):
+    for name in ("quickstart", "mnist", "cifar10", "sparse_updates", "binary_addition"):
         with pytest.raises(SystemExit) as stop:
             importlib.import_module(f"examples.{name}").main(["--help"])
         assert stop.value.code == 0 and f"examples.{name}" in capsys.readouterr().out
