@@ -16,7 +16,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 PUBLIC = {
     f"{holder.__name__}.{name}": value
-    for holder in (keras_sg, keras_sg.gradients, keras_sg.synthesizers)
+    for holder in (
+        keras_sg,
+        keras_sg.gradients,
+        keras_sg.synthesizers,
+        keras_sg.callbacks,
+        keras_sg.callbacks.alignment,
+        keras_sg.plotting,
+    )
     for name, value in vars(holder).items()
     if callable(value)
     and getattr(value, "__module__", "").startswith("keras_sg")
@@ -54,6 +61,14 @@ def test_the_main_names_have_examples():
         "strip",
         "decoupled_optimizer",
         "replace_gradient",
+        "GradientAlignment",
+        "MixSchedule",
+        "UpdateSize",
+        "Conv",
+        "Critic",
+        "alignment",
+        "curves",
+        "gradients",
     }
 
 
