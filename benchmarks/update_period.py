@@ -41,7 +41,7 @@ def main(argv=None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=100, help="at least 2")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/update_period.json"))
     args = parser.parse_args(argv)
 

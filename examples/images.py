@@ -30,7 +30,11 @@ def parser(name, description, arms):
         "--regression", choices=sorted(keras_sg.gradients.REGRESSIONS), help="by default the interface's own"
     )
     parser.add_argument(
-        "--warm-up", type=int, default=0, metavar="EPOCHS", help="of true gradients, before synthetic ones"
+        "--warm-up",
+        type=runs.whole,
+        default=0,
+        metavar="EPOCHS",
+        help="of true gradients, before synthetic ones",
     )
     parser.add_argument("--dtype-policy", default="float32")
     parser.add_argument("--seed", type=int, default=0)

@@ -94,7 +94,8 @@ class Backup(keras.callbacks.BackupAndRestore):
     """Keras's, for a process that may be killed while it writes.
 
     The weights and the number of the epoch are two files. Where one is newer than the other, or
-    the second was not finished, the optimizer, which counts its steps, knows the epoch.
+    the second was not finished, the optimizer, which counts its steps, knows the epoch. (Not so under
+    mixed_float16, where it does not count the steps that it skips: there, an epoch may be repeated.)
     """
 
     def __init__(self, backup_dir, steps):
@@ -131,6 +132,11 @@ def train(model, arm, train_data, test_data, *, epochs, settings, output, resume
         callbacks=[*callbacks, Recorder(results, record), Backup(backup, len(train_data))],
         verbose=1 if sys.stdout.isatty() else 2,
     )
+
+
+def whole(text):
+    """An `argparse` type: an integer of at least 0."""
+    return 0 if text == "0" else positive(text)
 
 
 def positive(text):

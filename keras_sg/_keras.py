@@ -70,15 +70,36 @@ def optimizer_of(multi, variable):
     return multi._optimizer_map(variable)
 
 
-def add_state(layer, name, value):
-    """Give a layer that is built already a variable that does not train (as Keras's LoRA does)."""
-    layer._tracker.unlock()
-    try:
-        return layer.add_weight(
-            name=name, shape=(), initializer=keras.initializers.Constant(value), trainable=False
-        )
-    finally:
-        layer._tracker.lock()
+class Knob:
+    """A variable that a layer reads in training and that is turned from outside.
+
+    On JAX it must be among the layer's weights, to be handed to the compiled step; a layer that is
+    built already is opened for it (as Keras's LoRA does it). On TensorFlow it is kept away from them,
+    so that whatever copies or restores weights does not turn it.
+    """
+
+    def __init__(self, layer, name, value):
+        options = {"shape": (), "initializer": keras.initializers.Constant(value), "trainable": False}
+        if keras.backend.backend() == "tensorflow":
+            self.variable = keras.Variable(**options, name=name)
+        elif not layer.built:
+            self.variable = layer.add_weight(**options, name=name)
+        else:
+            layer._tracker.unlock()
+            try:
+                self.variable = layer.add_weight(**options, name=name)
+            finally:
+                layer._tracker.lock()
+
+
+def uncast(variable):
+    """A variable's own value, whatever precision a layer around the caller computes in."""
+    return variable._value
+
+
+def compiled_loss(model):
+    """An object that `compile` makes anew."""
+    return model._compile_loss
 
 
 def children(layer):

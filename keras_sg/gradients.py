@@ -162,7 +162,10 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0, weight=1.0):
 
             # At a fixed mix of 1 the module below depends on nothing that lies above the interface.
             share = ops.cast(mix, wide)
-            received = prediction if whole else share * prediction + (1.0 - share) * target
+            received = prediction
+            if not whole:
+                mixed = share * prediction + (1.0 - share) * target
+                received = ops.where(share == 1.0, prediction, mixed)
             to_h = received * (scale / batch)
             to_synthetic = derivative(prediction, target) * (ops.cast(weight, wide) * scale / size)
             return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype), ops.zeros_like(mix)

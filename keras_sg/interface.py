@@ -43,7 +43,7 @@ class Interface(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self._recipe = synthesizers.get(synthesizer)
         unit_labels = getattr(self._recipe, "unit_labels", False)
-        self.label = labels.kind(num_classes, label_size, unit_labels)
+        self.label = labels.kind(num_classes, label_size, unit_labels, self.compute_dtype)
         self.num_classes = None if num_classes is None else int(num_classes)
         self.label_size = None if label_size is None else int(label_size)
         gradients.get_regression(loss)
@@ -58,13 +58,14 @@ class Interface(keras.layers.Wrapper):
     @property
     def mix(self):
         """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
-        return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix))
+        return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
 
     def move_mix(self, mix):
         """Give `mix` another value.
 
         It is a constant of the training step until it is moved for the first time, and a variable
         from then on. That variable is not saved with the weights; the configuration has its value.
+        (On TensorFlow it is not among the layer's `weights` either; on JAX it has to be.)
 
         Args:
             mix: a float from 0 to 1.
@@ -75,8 +76,8 @@ class Interface(keras.layers.Wrapper):
         mix = gradients.check_mix(mix)
         stale = self._mix is None
         if stale:
-            self._mix = _keras.add_state(self, "mix", mix)
-        self._mix.assign(mix)
+            self._mix = _keras.Knob(self, "mix", mix)
+        self._mix.variable.assign(mix)
         return stale
 
     def save_own_variables(self, store):
@@ -194,10 +195,11 @@ class Interface(keras.layers.Wrapper):
             return self.synthesizer(inputs, training=True)
         # Where the synthesizer does not learn, none of its state moves.
         state = self.synthesizer.non_trainable_variables
-        before = [ops.copy(variable) for variable in state]
+        before = [ops.copy(_keras.uncast(variable)) for variable in state]
         prediction = self.synthesizer(inputs, training=True)
         for variable, value in zip(state, before):
-            variable.assign(ops.where(step.due(self.update_period), variable.value, value))
+            now = _keras.uncast(variable)
+            variable.assign(ops.where(step.due(self.update_period), now, value))
         return prediction
 
     def _exchange(self, h, synthetic, weight, step):
@@ -212,7 +214,7 @@ class Interface(keras.layers.Wrapper):
         if step is not None and step.observed:
             step.add_gradient(self, h, None, synthetic, weight)
             return h
-        mix = self._initial_mix if self._mix is None else ops.copy(self._mix)
+        mix = self._initial_mix if self._mix is None else ops.copy(self._mix.variable)
         # What learns in some steps only is taught by the trainer; here, nothing may reach it.
         taught = synthetic if self.update_period == 1 else ops.stop_gradient(synthetic)
         exchanged, anchor = gradients.replace_gradient(

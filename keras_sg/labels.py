@@ -19,13 +19,14 @@ import numbers
 from keras import ops
 
 
-def kind(num_classes, label_size, unit=False):
+def kind(num_classes, label_size, unit=False, dtype="float32"):
     """The kind of label that an interface's arguments ask for, or None (unconditional).
 
     Args:
         num_classes: None, or an integer of at least 2.
         label_size: None, or an integer of at least 1.
         unit: whether the numbers of a vector must lie in [0, 1].
+        dtype: float dtype in which a vector must be finite.
 
     Raises:
         ValueError: an argument is not as described, or both are given.
@@ -45,7 +46,7 @@ def kind(num_classes, label_size, unit=False):
         )
     if num_classes is not None:
         return Classes(int(num_classes))
-    return None if label_size is None else Vector(int(label_size), unit)
+    return None if label_size is None else Vector(int(label_size), unit, dtype)
 
 
 class Label:
@@ -143,11 +144,13 @@ class Classes(Label):
 class Vector(Label):
     """A vector of `size` numbers, `(batch, size)`, of any numeric dtype; `(batch,)` where `size` is 1.
 
-    Where `unit`, the numbers must lie in [0, 1], as bits and probabilities do.
+    They must be finite in `dtype`, the one that they are computed with. Where `unit`, they must lie in
+    [0, 1], as bits and probabilities do.
     """
 
     size: int
     unit: bool = False
+    dtype: str = "float32"
 
     @property
     def expected(self):
@@ -158,23 +161,24 @@ class Vector(Label):
 
     @property
     def allowed(self):
-        return f"Label vectors must hold finite numbers{' from 0 to 1' if self.unit else ''}."
+        limits = " from 0 to 1" if self.unit else ""
+        return f"Label vectors must hold numbers{limits} that are finite in {self.dtype}."
 
     def _wrong_with(self, shape, dtype):
-        if shape[1:] == (self.size,) or (len(shape) == 1 and self.size == 1):
+        if shape[1:] in ((self.size,), (None,)) or (len(shape) == 1 and self.size == 1):
             return ""
         return "a class index?" if len(shape) == 1 or shape[1:] == (1,) else "of another shape"
 
     def known(self, labels):
         """Boolean tensor `(batch,)`: where labels are what they should be."""
-        labels = ops.cast(ops.convert_to_tensor(labels), "float32")
+        labels = ops.cast(ops.convert_to_tensor(labels), self.dtype)
         fine = ops.isfinite(labels)
         if self.unit:
             fine = ops.logical_and(fine, ops.logical_and(labels >= 0.0, labels <= 1.0))
-        return ops.all(ops.reshape(fine, (-1, self.size)), axis=1)
+        return ops.all(self._rows(fine), axis=1)
 
     def _rows(self, labels):
-        return ops.reshape(labels, (-1, self.size))
+        return ops.reshape(labels, (ops.shape(labels)[0], self.size))
 
 
 def _is_index(shape):

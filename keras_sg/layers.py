@@ -5,6 +5,9 @@ forward they are the module. Going backward, in training, the module learns from
 interface's synthesizer predicts instead of from what comes down through the rest of the model.
 """
 
+import functools
+import operator
+
 import keras
 from keras import ops
 
@@ -209,6 +212,8 @@ class SyntheticLoss(Interface):
             update_period=update_period,
             **kwargs,
         )
+        if not isinstance(sobolev, bool):
+            raise ValueError(f"`sobolev` must be True or False. Received: sobolev={sobolev!r}.")
         self.sobolev = sobolev
 
     def _check_prediction(self, shape, predicted):
@@ -237,7 +242,7 @@ class SyntheticLoss(Interface):
         decoupled_step.add_loss(self, value)
         if self.sobolev:
             # The sum over the elements, where the primitive's regression is the mean.
-            elements = ops.size(h) // ops.shape(h)[0]
+            elements = functools.reduce(operator.mul, ops.shape(h)[1:])
             return self._exchange(h, synthetic, ops.cast(elements, "float32"), decoupled_step)
         return self._exchange(h, ops.stop_gradient(synthetic), None, decoupled_step)
 

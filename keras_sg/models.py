@@ -96,10 +96,12 @@ class DecoupledModel(Trainer, keras.Model):
                     self._report_of(interface, "sg_cosine", ops.mean(met), batch)
 
     def _report_of(self, interface, key, value, batch):
+        # A replica may go without examples; there is nothing to report then.
+        counts = ops.convert_to_tensor(batch) > 0
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # A step that overflows half precision is skipped by the optimizer, and here.
-            finite = ops.isfinite(value)
-            value, batch = ops.where(finite, value, 0.0), ops.where(finite, batch, 0)
+            counts = ops.logical_and(counts, ops.isfinite(value))
+        value, batch = ops.where(counts, value, 0.0), ops.where(counts, batch, 0)
         for name in (key, f"{self.key_of(interface)}_{key}"):
             if name in self._reports:
                 self._reports[name].update_state(value, sample_weight=batch)

@@ -17,7 +17,7 @@ class DecoupledOptimizer(keras.optimizers.MultiOptimizer):
         for optimizer in self.optimizers:
             own = [
                 (gradient, variable)
-                for gradient, variable in zip(grads, trainable_variables)
+                for gradient, variable in zip(grads, trainable_variables, strict=True)
                 if _keras.optimizer_of(self, variable) is optimizer
             ]
             if own:

@@ -38,7 +38,7 @@ def curves(history, keys):
     figure = plotting.curves({"loss": [2.0, 1.0, 0.5]}, ["loss"])
     ```
     """
-    series = _series(history)
+    series, keys = _series(history), [keys] if isinstance(keys, str) else keys
     missing = [key for key in keys if key not in series]
     if missing:
         raise ValueError(f"The history has no series {missing}. It has {sorted(series)}.")
@@ -143,7 +143,8 @@ def _series(history):
         )
     with open(history, newline="") as file:
         rows = list(csv.DictReader(file))
-    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ())}
+    number = lambda text: float("nan") if text in ("", "NA") else float(text)
+    return {key: [number(row[key]) for row in rows] for key in (rows[0] if rows else ())}
 
 
 def _figure(panels):

@@ -101,6 +101,24 @@ def test_a_moved_mix_is_in_the_configuration_and_not_in_the_weights(tmp_path):
 
 
 @tensorflow
+def test_a_moved_mix_is_not_restored_with_the_weights():
+    model = mlp(1)
+    model.compile(optimizer(), "mse")
+    before = model.get_weights()
+    fit(model, 1, callbacks.MixSchedule(lambda epoch: 0.5))
+    model.set_weights(before)
+    assert model.interfaces[0].mix == 0.5
+    keras.models.clone_model(model).set_weights(model.get_weights())
+
+
+def test_mix_can_be_moved_before_the_interface_is_built():
+    interface = keras_sg.SyntheticGradient(layers.Dense(3))
+    assert interface.move_mix(0.5) and interface.mix == 0.5 and not interface.move_mix(0.25)
+    interface.build((None, 2))
+    assert interface.mix == 0.25
+
+
+@tensorflow
 def test_true_gradients_reach_the_module_of_a_synthetic_loss_at_mix_0():
     """A warm-up: at mix 0 the modules of a critic learn as by backpropagation."""
     x, _, labels = data()
@@ -223,6 +241,27 @@ def test_alignment_mirrored(two_devices):
         history = fit(model, 1, callbacks.GradientAlignment(x, y))
         measures.append({key: v[0] for key, v in history.items() if "alignment" in key})
     assert measures[0] == pytest.approx(measures[1], abs=1e-5) and len(measures[0]) == 6
+
+
+@tensorflow
+def test_the_true_gradient_is_that_of_the_loss_compiled_last():
+    x, y, _ = data()
+    model = mlp(1)
+    model.compile(optimizer(), "mse")
+    first = model.interface_gradients(x, y)["module1"][1]
+    model.compile(optimizer(), "mae")
+    assert not np.allclose(first, model.interface_gradients(x, y)["module1"][1])
+
+
+@tensorflow
+def test_a_probe_of_named_inputs_in_any_order():
+    inputs = [keras.Input((4,), name="b"), keras.Input((2,), name="a")]
+    h = keras_sg.SyntheticGradient(layers.Dense(3, name="block"))(layers.Concatenate()(inputs))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(1)(h))
+    model.compile("sgd", "mse")
+    x, y = {"a": np.ones((4, 2)), "b": np.ones((4, 4))}, np.ones((4, 1))
+    logs = model.fit(x, y, verbose=0, callbacks=[callbacks.GradientAlignment(x, y)]).history
+    assert "block_alignment_sign" in logs
 
 
 PROBES = {

@@ -218,3 +218,52 @@ def test_labels_that_do_not_fit_their_critic(case):
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         model.fit(X, y, verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+@tensorflow
+def test_a_critic_that_is_built_already_wants_bits_too():
+    first = keras_sg.SyntheticLoss(layers.Dense(5), "critic", label_size=3)
+    first.build((None, 4))
+    again = keras_sg.SyntheticLoss(layers.Dense(5), first.synthesizer, label_size=3)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        again.label.check_values(BITS * 5)
+
+
+@tensorflow
+def test_label_vectors_that_overflow_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    inputs = keras.Input((4,))
+    cut = keras_sg.SyntheticGradient(layers.Dense(5), "linear", label_size=3)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3, dtype="float32")(cut(inputs)))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="finite in float16"):
+        model.fit(X, BITS * 1e5, verbose=0)
+
+
+@tensorflow
+def test_label_vectors_of_a_width_that_is_not_known_beforehand():
+    tf = pytest.importorskip("tensorflow")
+    inputs = keras.Input((4,))
+    cut = keras_sg.SyntheticGradient(layers.Dense(5), "linear", label_size=3)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(cut(inputs)))
+    model.compile("sgd", "mse")
+    for width, fits in ((3, True), (2, False)):
+        signature = (tf.TensorSpec((None, 4)), tf.TensorSpec((None, None)))
+        batches = tf.data.Dataset.from_generator(
+            lambda width=width: iter([(X, BITS[:, :width])]), output_signature=signature
+        ).apply(tf.data.experimental.assert_cardinality(1))
+        if fits:
+            model.fit(batches, verbose=0, shuffle=False)
+        else:
+            with pytest.raises(Exception, match=r"[Rr]eshape"):
+                model.fit(batches, verbose=0, shuffle=False)
+
+
+@tensorflow
+@pytest.mark.parametrize("sobolev", [False, True])
+def test_a_replica_without_examples(two_devices, sobolev):
+    with two_devices.scope():
+        model = build(sobolev)
+    logs = model.fit(X[:5], CLASSES[:5], batch_size=4, shuffle=False, verbose=0).history
+    assert all(np.isfinite(values).all() for values in logs.values())
+    assert all(np.isfinite(w).all() for w in model.get_weights())

@@ -98,6 +98,12 @@ WRONG_ARGUMENTS = {
         lambda: replace_gradient(X, X[:, :2]),
         r"h of shape \(8, 4\), synthetic of shape \(8, 2\)",
     ),
+    "sobolev": (lambda: SyntheticLoss(layers.Dense(3), num_classes=3, sobolev="no"), "True or False.*'no'"),
+    "update period": (
+        lambda: SyntheticGradient(layers.Dense(3), update_period=0),
+        "at least 1.*update_period=0 .of type int",
+    ),
+    "data format": (lambda: keras_sg.synthesizers.Critic(data_format="NCHW"), "channels_first.*'NCHW'"),
     "optimizer": (lambda: keras_sg.decoupled_optimizer("adam", synthesizer=1e-4), "`synthesizer`.*0.0001"),
     "wrapped optimizer": (
         lambda: keras_sg.decoupled_optimizer(keras_sg.decoupled_optimizer()),

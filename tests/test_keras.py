@@ -78,13 +78,42 @@ def test_loss_and_its_tracker():
     np.testing.assert_allclose(model.get_metrics_result()["loss"], 9.0)
 
 
-def test_a_built_layer_gets_a_variable():
+@pytest.mark.parametrize("built", [False, True])
+def test_a_knob_can_be_turned_and_is_a_weight_on_jax_only(built):
     layer = layers.Dense(2)
-    layer.build((None, 3))
-    variable = _keras.add_state(layer, "extra", 0.25)
-    assert variable in layer.non_trainable_variables and float(keras.ops.convert_to_numpy(variable)) == 0.25
-    with pytest.raises(ValueError, match="already built"):
-        layer.add_weight(shape=(), name="another")
+    if built:
+        layer.build((None, 3))
+    variable = _keras.Knob(layer, "knob", 0.25).variable
+    assert float(keras.ops.convert_to_numpy(variable)) == 0.25 and not variable.trainable
+    among = any(weight is variable for weight in layer.weights)
+    assert among == (keras.backend.backend() == "jax")
+    if built:
+        with pytest.raises(ValueError, match="already built"):
+            layer.add_weight(shape=(), name="another")
+
+
+def test_a_variable_is_read_as_it_is_in_any_precision():
+    class Reader(layers.Layer):
+        def build(self, shape):
+            self.state = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+        def call(self, x):
+            kinds = [keras.ops.copy(v).dtype for v in (self.state, _keras.uncast(self.state))]
+            self.kinds = [keras.backend.standardize_dtype(kind) for kind in kinds]
+            return x
+
+    reader = Reader(dtype="mixed_float16")
+    reader(np.ones((1, 1)))
+    assert reader.kinds == ["float16", "float32"]
+
+
+def test_compiling_makes_a_new_loss():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    first = _keras.compiled_loss(model)
+    assert first is _keras.compiled_loss(model)
+    model.compile("sgd", "mae")
+    assert first is not _keras.compiled_loss(model)
 
 
 def test_the_optimizer_of_a_variable():

@@ -37,6 +37,31 @@ def test_exact_mirrored(two_devices):
         check(mlp(2, update_period=PERIOD))
 
 
+def test_mirrored_with_several_steps_per_execution(two_devices):
+    """Where Keras itself cannot (its loss scaling fails in the same way), an error that says so."""
+    x, y, _ = data()
+    with two_devices.scope():
+        model = mlp(1, update_period=PERIOD)
+        model.compile("sgd", "mse", steps_per_execution=2)
+    with pytest.raises(ValueError, match="on 2 replicas with steps_per_execution=2"):
+        model.fit(x, y, verbose=0)
+
+
+def test_what_is_frozen_in_a_synthesizer_stays_as_it_is():
+    """Even where it is computed with in half precision."""
+    keras.config.set_dtype_policy("mixed_float16")
+    x, y, _ = data()
+    frozen = layers.Dense(6, trainable=False)
+    inputs = keras.Input((6,))
+    synthesizer = keras.Sequential([frozen, layers.Dense(5)])
+    cut = keras_sg.SyntheticGradient(layers.Dense(5), synthesizer, update_period=2)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3, dtype="float32")(cut(inputs)))
+    model.compile("sgd", "mse")
+    before = frozen.kernel.numpy()
+    model.fit(x, y, batch_size=4, verbose=0)
+    np.testing.assert_array_equal(frozen.kernel.numpy(), before)
+
+
 def test_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     check(mlp(2, update_period=PERIOD), tolerance=2e-3)
@@ -178,6 +203,7 @@ WRONG = {
         lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
         "no meaning.*gradient_accumulation_steps=2",
     ),
+    "averages": (lambda: keras.optimizers.SGD(0.1, use_ema=True), "averages of all.*use_ema=True"),
 }
 
 

@@ -142,8 +142,9 @@ def test_conv_is_the_papers():
 
 WRONG = {
     "depth": (lambda: synthesizers.Conv(depth=-1), "depth.*at least 0.*-1"),
-    "filters": (lambda: synthesizers.Conv(filters=0), "filters.*positive.*0"),
-    "kernel": (lambda: synthesizers.Conv(kernel_size=2.5), "kernel_size.*positive.*2.5"),
+    "filters": (lambda: synthesizers.Conv(filters=[8, 9]), "filters.*at least 1.*8, 9"),
+    "kernel": (lambda: synthesizers.Critic(kernel_size=(3, 5)), "kernel_size.*at least 1.*3, 5"),
+    "list of losses": (lambda: synthesizers.Critic(loss=["mse"]), "one of.*mse"),
     "format": (lambda: synthesizers.Conv(data_format="NHWC"), "channels_last.*'NHWC'"),
     "rank": (lambda: synthesizers.Conv()((None, 4)), r"one to three axes.*'linear'.*\(None, 4\)"),
     "loss": (lambda: synthesizers.Critic(loss="hinge"), "categorical_crossentropy.*'hinge'"),

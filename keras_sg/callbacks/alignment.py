@@ -103,6 +103,8 @@ def alignment(synthetic, true):
 def _check_probe(model, x, y, sample_weight):
     leaves = [np.asarray(leaf) for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
     inputs = keras.tree.flatten(x)
+    if isinstance(x, dict):
+        inputs = [x[tensor.name] for tensor in keras.tree.flatten(model.inputs) if tensor.name in x]
     expected = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs)]
     received = [tuple(np.shape(leaf)) for leaf in inputs]
     fits = len(expected) == len(received) and all(

@@ -97,6 +97,7 @@ def weight_groups(model):
         elif _keras.contains(layer, Interface):
             for inner in _keras.children(layer):
                 walk(inner)
+            collect(layer.trainable_variables, module)  # what it holds itself
         else:
             collect(layer.trainable_variables, module)
 

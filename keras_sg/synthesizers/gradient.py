@@ -1,10 +1,8 @@
 """Synthesizers that predict a gradient: linear, dense and convolutional."""
 
-import numbers
-
 import keras
 
-from keras_sg.synthesizers.recipe import Synthesizer, check_widths, feature_axis
+from keras_sg.synthesizers.recipe import Synthesizer, check_count, check_widths, feature_axis
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -93,11 +91,9 @@ class Conv(Synthesizer):
     """
 
     def __init__(self, depth=2, filters=None, kernel_size=5, batch_normalization=True, data_format=None):
-        if isinstance(depth, bool) or not isinstance(depth, numbers.Integral) or depth < 0:
-            raise ValueError(f"`depth` must be an integer of at least 0. Received: depth={depth!r}.")
-        self.depth = int(depth)
-        self.filters = None if filters is None else check_widths("filters", filters, least=1)[0]
-        self.kernel_size = check_widths("kernel_size", kernel_size, least=1)[0]
+        self.depth = check_count("depth", depth, least=0)
+        self.filters = None if filters is None else check_count("filters", filters)
+        self.kernel_size = check_count("kernel_size", kernel_size)
         self.batch_normalization = batch_normalization
         self.data_format = check_data_format(data_format)
 

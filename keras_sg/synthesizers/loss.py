@@ -5,7 +5,14 @@ from keras import ops
 
 from keras_sg import labels
 from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
-from keras_sg.synthesizers.recipe import Synthesizer, check_widths, deserialize, feature_axis, serialize
+from keras_sg.synthesizers.recipe import (
+    Synthesizer,
+    check_count,
+    check_widths,
+    deserialize,
+    feature_axis,
+    serialize,
+)
 
 CRITIC_LOSSES = {
     "categorical_crossentropy": lambda label, logits: -ops.sum(label * ops.log_softmax(logits), axis=-1),
@@ -86,13 +93,13 @@ class Critic(Synthesizer):
     """
 
     def __init__(self, widths=(128,), kernel_size=3, batch_normalization=True, loss=None, data_format=None):
-        if loss is not None and loss not in CRITIC_LOSSES:
+        if loss is not None and (not isinstance(loss, str) or loss not in CRITIC_LOSSES):
             raise ValueError(
                 f"The loss of a critic must be None or one of {sorted(CRITIC_LOSSES)}. "
                 f"Received: loss={loss!r}."
             )
         self.widths = check_widths("widths", widths, least=0)
-        self.kernel_size = check_widths("kernel_size", kernel_size, least=1)[0]
+        self.kernel_size = check_count("kernel_size", kernel_size)
         self.batch_normalization = batch_normalization
         self.loss = loss
         self.data_format = check_data_format(data_format)
@@ -142,6 +149,10 @@ class CriticLayer(keras.layers.Layer):
     def __init__(self, body, loss, name="critic", **kwargs):
         super().__init__(name=name, **kwargs)
         self.body, self.loss = body, loss
+
+    @property
+    def unit_labels(self):
+        return self.loss == "binary_crossentropy"
 
     def build(self, input_shape):
         self.body.build(input_shape[0])

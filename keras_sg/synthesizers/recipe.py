@@ -63,6 +63,10 @@ class Existing(Synthesizer):
     def axis(self):
         return feature_axis(getattr(self.layer, "data_format", None))
 
+    @property
+    def unit_labels(self):
+        return getattr(self.layer, "unit_labels", False)
+
     def __call__(self, shape, label=None):
         return copy_of(self.layer) if self.layer.built else self.layer
 
@@ -99,13 +103,20 @@ def feature_axis(data_format):
     return 1 if data_format == "channels_first" else -1
 
 
+def check_count(name, value, least=1):
+    """Raise `ValueError` unless `value` is an integer of at least `least`; return it."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}.")
+    return int(value)
+
+
 def check_widths(name, widths, least):
-    """Raise `ValueError` unless `widths` are positive integers, at least so many; return a list."""
+    """Raise `ValueError` unless `widths` are positive integers, so many at least; return a list."""
     found = [widths] if isinstance(widths, numbers.Integral) else widths
     if (
         not isinstance(found, (list, tuple))
         or len(found) < least
-        or not all(isinstance(width, numbers.Integral) and width > 0 for width in found)
+        or not all(isinstance(w, numbers.Integral) and not isinstance(w, bool) and w > 0 for w in found)
     ):
         raise ValueError(
             f"`{name}` must be positive integers, at least {least} of them. Received: {name}={widths!r}."

@@ -24,6 +24,14 @@ class SparseUpdates:
         self._due = {}
         if self.interfaces:
             _check_optimizer(self.optimizer)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            if replicas > 1 and model.steps_per_execution > 1:
+                raise ValueError(
+                    "TensorFlow cannot choose a branch (whether a synthesizer learns) on several devices and "
+                    "in a loop over several steps at once; Keras's own loss scaling fails there, too. Compile "
+                    "with steps_per_execution=1. Received: an update_period above 1 on "
+                    f"{replicas} replicas with steps_per_execution={model.steps_per_execution}."
+                )
             if not self.optimizer.built:
                 # Its variables cannot be made in a branch of the graph.
                 with tf.init_scope():
@@ -124,4 +132,10 @@ def _check_optimizer(optimizer):
                 "An optimizer that accumulates gradients counts steps that are none, so an update_period "
                 "above 1 has no meaning with it. Use one of the two. Received: "
                 f"gradient_accumulation_steps={single.gradient_accumulation_steps} in {single.name!r}."
+            )
+        if single.use_ema:
+            raise ValueError(
+                "An optimizer with use_ema moves the averages of all its variables in every step, those of "
+                "resting synthesizers too. Use an update_period above 1 without it. Received: use_ema=True "
+                f"in {single.name!r}."
             )

@@ -18,7 +18,7 @@ class TensorFlowTrainer:
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
-    _observe_function = None
+    _observe_function = _observed_loss = None
 
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -65,13 +65,15 @@ class TensorFlowTrainer:
 
         Returns:
             Dictionary from the key of each interface (its name) to a tuple
-            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example.
+            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example. Of
+            an interface that is used several times, the last use.
         """
         batch = [
             None if part is None else keras.tree.map_structure(tf.convert_to_tensor, part)
             for part in (x, y, sample_weight)
         ]
-        if self._observe_function is None:
+        if self._observed_loss is not _keras.compiled_loss(self):
+            self._observed_loss = _keras.compiled_loss(self)
             self._observe_function = tf.function(self._observe, reduce_retracing=True)
         pairs = self._observe_function(*batch)
         return {key: tuple(keras.ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
