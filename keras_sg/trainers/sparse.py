@@ -28,8 +28,8 @@ class SparseUpdates:
             if replicas > 1 and model.steps_per_execution > 1:
                 raise ValueError(
                     "TensorFlow cannot choose a branch (whether a synthesizer learns) on several devices and "
-                    "in a loop over several steps at once; Keras's own loss scaling fails there, too. Compile "
-                    "with steps_per_execution=1. Received: an update_period above 1 on "
+                    "in a loop over several steps at once; Keras's own loss scaling fails there, too. "
+                    "Compile with steps_per_execution=1. Received: an update_period above 1 on "
                     f"{replicas} replicas with steps_per_execution={model.steps_per_execution}."
                 )
             if not self.optimizer.built:
