@@ -144,22 +144,22 @@ def test_a_run_with_other_settings_is_not_resumed(mnist, tmp_path):
 
 def test_a_killed_process_goes_on(mnist, tmp_path):
     """A real process, killed without warning in the middle of its work."""
-    command = [sys.executable, "-m", "examples.mnist", "--arm", "critic", "--iterations", "60"]
+    command = [sys.executable, "-m", "examples.mnist", "--arm", "backprop", "--iterations", "60"]
     command += ["--batch-size", "6000", "--output", str(tmp_path)]  # six epochs of ten steps
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         results, deadline = tmp_path / "results.json", time.monotonic() + 300
-        while not results.exists() or len(records(tmp_path)["critic"]["test_accuracy"]) < 2:
+        while not results.exists() or len(records(tmp_path)["backprop"]["test_accuracy"]) < 2:
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.01)
         process.kill()
         process.wait()
-    killed = records(tmp_path)["critic"]
+    killed = records(tmp_path)["backprop"]
     assert 2 <= len(killed["test_accuracy"]) < 6
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    finished = records(tmp_path)["critic"]
+    finished = records(tmp_path)["backprop"]
     assert len(finished["test_accuracy"]) == 6
     # The epoch after the last backup may have been done twice; those before were not.
     kept = len(killed["test_accuracy"]) - 1
@@ -213,9 +213,9 @@ def test_cifar10_every_arm(cifar10, tmp_path, policy):
 
 
 def test_a_warm_up_of_true_gradients(mnist, tmp_path):
-    options = ["--arm", "sg", "--iterations", "20", "--batch-size", "6000", "--output", str(tmp_path)]
+    options = ["--arm", "critic", "--iterations", "20", "--batch-size", "6000", "--output", str(tmp_path)]
     mnist.main([*options, "--warm-up", "1", "--synthesizer-learning-rate", "1e-3", "--regression", "huber"])
-    settings = records(tmp_path)["sg"]["settings"]
+    settings = records(tmp_path)["critic"]["settings"]
     assert (settings["warm_up"], settings["regression"]) == (1, "huber")
 
 
