@@ -44,6 +44,8 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=100, help="at least 2")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/update_period.json"))
     args = parser.parse_args(argv)
+    if args.steps < 2:
+        parser.error(f"--steps must be at least 2. Received: {args.steps}")
 
     rng = np.random.default_rng(0)
     x, y = rng.random((256, 784)).astype("float32"), rng.integers(0, 10, 256)

@@ -19,7 +19,6 @@ results.json and error.png into --output.
 """
 
 import argparse
-import json
 import pathlib
 
 import keras
@@ -99,9 +98,9 @@ def build(arm, learning_rate, synthesizer_learning_rate):
 class Recorder(keras.callbacks.Callback):
     """Measures the network on all sums, every so many passes."""
 
-    def __init__(self, x, y, record):
+    def __init__(self, x, y, results, record):
         super().__init__()
-        self.x, self.y, self.record = x, y, record
+        self.x, self.y, self.results, self.record = x, y, results, record
 
     def on_epoch_end(self, epoch, logs=None):
         found = self.model.evaluate(self.x, self.y, batch_size=EXAMPLES, verbose=0, return_dict=True)
@@ -115,6 +114,7 @@ class Recorder(keras.callbacks.Callback):
         }
         for key, value in measures.items():
             self.record.setdefault(key, []).append(value)
+        self.results.write(self.record)
         if (epoch + 1) % 10 == 0:
             print(self.record["arm"], {key: round(value, 4) for key, value in measures.items()}, flush=True)
 
@@ -155,23 +155,22 @@ def main(argv=None):
 
     x, y = load(args.seed)
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).repeat(PASSES_PER_RECORD)
-    records = {}
+    results = runs.Results(args.output)
     for arm in ARMS if args.arm == "all" else [args.arm]:
         keras.utils.set_random_seed(args.seed)
         rates = [
             default if given is None else given
             for given, default in zip((args.learning_rate, args.synthesizer_learning_rate), RATES[arm])
         ]
-        records[arm] = {"arm": arm, "seed": args.seed, "learning_rates": rates}
+        record = {"arm": arm, "seed": args.seed, "learning_rates": rates}
         build(arm, *rates).fit(
             batches,
             epochs=-(-args.passes // PASSES_PER_RECORD),
             shuffle=False,
             verbose=0,
-            callbacks=[Recorder(x, y, records[arm])],
+            callbacks=[Recorder(x, y, results, record)],
         )
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "results.json").write_text(json.dumps(records, indent=1))
+    records = results.records
     figure = plotting.curves({arm: record["mean_error"] for arm, record in records.items()}, list(records))
     figure.axes[0].set(xlabel=f"{PASSES_PER_RECORD} passes", ylabel="mean |output - bit|", yscale="log")
     figure.savefig(args.output / "error.png", dpi=120)

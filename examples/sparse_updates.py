@@ -21,7 +21,6 @@ Writes into --output:
 """
 
 import argparse
-import json
 import pathlib
 
 import keras
@@ -70,9 +69,9 @@ def accuracy(model, test):
     return float(model.evaluate(*test, batch_size=1000, verbose=0, return_dict=True)["accuracy"])
 
 
-def train(model, batches, test, iterations, arm):
+def train(model, batches, test, iterations, arm, settings):
     """Train step by step; returns the record that goes into results.json."""
-    record = {"arm": arm, "loss": [], "sg_loss": [], "test_accuracy": {}}
+    record = {"arm": arm, "settings": settings, "loss": [], "sg_loss": [], "test_accuracy": {}}
     for step, (x, y) in enumerate(batches.take(iterations), start=1):
         model.reset_metrics()  # Keras would report means since the last reset
         logs = model.train_on_batch(x, y, return_dict=True)
@@ -142,16 +141,14 @@ def main(argv=None):
 
     train_batches, test_batches = images.load("mnist", (784,), args)
     test = [np.concatenate(parts) for parts in zip(*test_batches.as_numpy_iterator())]
-    records = {}
+    settings = {key: value for key, value in vars(args).items() if key not in ("data_dir", "output")}
+    results = runs.Results(args.output)
     for arm in ARMS:
         keras.utils.set_random_seed(args.seed)
         model = build(arm, args.learning_rate, args.update_period)
-        records[arm] = train(model, train_batches, test, args.iterations, arm)
+        results.write(train(model, train_batches, test, args.iterations, arm, settings))
 
-    args.output.mkdir(parents=True, exist_ok=True)
-    settings = {key: value for key, value in vars(args).items() if key not in ("data_dir", "output")}
-    results = {"settings": settings, "arms": records}
-    (args.output / "results.json").write_text(json.dumps(results, indent=1))
+    records = results.records
     digits = test[0][:6]
     predicted = np.argmax(model.predict(digits, verbose=0), axis=1)
     draw(args.output, records, weight_gradients(model, test[0][:1000], test[1][:1000]), digits, predicted)

@@ -223,8 +223,9 @@ def test_sparse_updates(mnist, tmp_path, capsys):
     module = importlib.import_module("examples.sparse_updates")
     module.main(["--iterations", "40", "--output", str(tmp_path)])
     results = records(tmp_path)
-    assert list(results["arms"]) == list(module.ARMS) and results["settings"]["update_period"] == 10
-    for arm, record in results["arms"].items():
+    assert list(results) == list(module.ARMS)
+    for arm, record in results.items():
+        assert record["settings"]["update_period"] == 10
         assert len(record["loss"]) == 40 and len(record["sg_loss"]) == (0 if arm == "backprop" else 40)
         assert list(record["test_accuracy"]) == ["40"]
     for name in ("loss", "gradients", "digits"):
@@ -262,6 +263,10 @@ def test_binary_addition(tmp_path, capsys):
         assert record["mean_error"][1] < record["mean_error"][0]
     out = capsys.readouterr().out
     assert "| sg-conditional | 200 |" in out and (tmp_path / "error.png").stat().st_size > 1000
+    # One arm more leaves the others' records as they are.
+    module.main(["--arm", "backprop", "--passes", "100", "--output", str(tmp_path)])
+    again = records(tmp_path)
+    assert len(again["backprop"]["passes"]) == 1 and again["sg"] == found["sg"]
 
 
 def test_binary_addition_adds():

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_sg.models import DecoupledModel
+from keras_sg.models import DecoupledModel, cosine
 
 
 class GradientAlignment(keras.callbacks.Callback):
@@ -89,12 +89,9 @@ def alignment(synthetic, true):
     ```
     """
     synthetic, true = (np.reshape(a, (len(a), -1)).astype("float64") for a in (synthetic, true))
-    norms = np.linalg.norm(synthetic, axis=1) * np.linalg.norm(true, axis=1)
-    products = np.sum(synthetic * true, axis=1)
-    cosine = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
     size = np.linalg.norm(true)
     return {
-        "cosine": float(np.mean(cosine)),
+        "cosine": float(np.mean(keras.ops.convert_to_numpy(cosine(synthetic, true)))),
         "error": float(np.linalg.norm(synthetic - true) / size) if size else float("nan"),
         "sign": float(np.mean(np.sign(synthetic) == np.sign(true))),
     }
