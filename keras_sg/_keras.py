@@ -5,6 +5,8 @@ noticed there first.
 """
 
 import keras
+from keras.src import backend
+from keras.src.backend.common.variables import AutocastScope
 
 STEP = "decoupled_step"
 
@@ -25,9 +27,9 @@ def sublayers(layer):
 
 def copy_mask(source, target):
     """Give `target` the mask that Keras has attached to `source`, if any; return `target`."""
-    mask = getattr(source, "_keras_mask", None)
-    if mask is not None:
-        target._keras_mask = mask
+    mask = backend.get_keras_mask(source)
+    if mask is not None and target is not source:
+        backend.set_keras_mask(target, mask)
     return target
 
 
@@ -65,6 +67,11 @@ def inner_optimizer(optimizer):
     )
 
 
+def built_for(optimizer):
+    """The variables that an optimizer was built for, in their order."""
+    return optimizer._trainable_variables
+
+
 def optimizer_of(multi, variable):
     """The one of a `MultiOptimizer`'s optimizers that updates `variable`."""
     return multi._optimizer_map(variable)
@@ -93,8 +100,18 @@ class Knob:
 
 
 def uncast(variable):
-    """A variable's own value, whatever precision a layer around the caller computes in."""
-    return variable._value
+    """A variable's value here and now, whatever precision a layer around the caller computes in."""
+    with AutocastScope(None):
+        return variable.value
+
+
+def scope_with(values):
+    """A `StatelessScope` in which variables have other values; pairs of both.
+
+    Made inside a layer that computes in half precision, Keras's own would round the values to it.
+    """
+    with AutocastScope(None):
+        return keras.StatelessScope(values, collect_losses=True)
 
 
 def compiled_loss(model):

@@ -176,32 +176,6 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0, weight=1.0):
     return exchange(h, synthetic, ops.convert_to_tensor(mix, "float32"))
 
 
-def value_and_gradient(function, h):
-    """The values of `function(h)` and the gradient of their sum, which can be differentiated again.
-
-    The one place outside `keras_sg.trainers` that asks for the backend: a gradient inside a step
-    is not among Keras's operations.
-
-    Args:
-        function: from a tensor like `h` to a loss per example, `(batch,)`.
-        h: tensor of shape `(batch, ..., features)`.
-
-    Returns:
-        Tuple of the values, `(batch,)`, and the gradient per example, shape of `h`.
-    """
-    if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(
-            "Synthetic losses need a gradient inside the training step, which is there for the TensorFlow "
-            f"backend only. Received: the backend {keras.backend.backend()!r}."
-        )
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(h)
-        values = function(h)
-    return values, tape.gradient(values, h, unconnected_gradients="zero")
-
-
 def regression_gradient(prediction, target, loss, scale, weight=1.0):
     """What `prediction` receives from `scale * weight * loss(prediction, target)`; its dtype and shape."""
     wide = _wide(prediction)

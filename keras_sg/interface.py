@@ -191,16 +191,9 @@ class Interface(keras.layers.Wrapper):
             inputs = h
         else:
             inputs = [h, rows] if self._label_apart else labels.append(h, rows, self._feature_axis)
-        if self.update_period == 1 or step.due is None:
+        if self.update_period == 1 or step.sparse is None:
             return self.synthesizer(inputs, training=True)
-        # Where the synthesizer does not learn, none of its state moves.
-        state = self.synthesizer.non_trainable_variables
-        before = [ops.copy(_keras.uncast(variable)) for variable in state]
-        prediction = self.synthesizer(inputs, training=True)
-        for variable, value in zip(state, before):
-            now = _keras.uncast(variable)
-            variable.assign(ops.where(step.due(self.update_period), now, value))
-        return prediction
+        return step.sparse.predict(self, inputs)
 
     def _exchange(self, h, synthetic, weight, step):
         """`h`, on the way back from which the module receives the predicted gradient.
@@ -212,17 +205,20 @@ class Interface(keras.layers.Wrapper):
             step: the training step, or None.
         """
         if step is not None and step.observed:
-            step.add_gradient(self, h, None, synthetic, weight)
-            return h
+            observed = step.tap(h)
+            step.add_gradient(self, observed, None, synthetic, weight)
+            return _keras.copy_mask(h, observed)
         mix = self._initial_mix if self._mix is None else ops.copy(self._mix.variable)
-        # What learns in some steps only is taught by the trainer; here, nothing may reach it.
-        taught = synthetic if self.update_period == 1 else ops.stop_gradient(synthetic)
+        # What the trainer teaches itself, nothing may reach here.
+        apart = self.update_period > 1 and step.sparse.apart
+        taught = ops.stop_gradient(synthetic) if apart else synthetic
         exchanged, anchor = gradients.replace_gradient(
             h, taught, self.loss, mix, 0.0 if weight is None else weight
         )
-        self.add_loss(anchor)
         if step is not None:
+            exchanged, anchor = step.tap(exchanged), step.tap(anchor)
             step.add_gradient(self, exchanged, anchor, synthetic, weight)
+        self.add_loss(anchor)
         return _keras.copy_mask(h, exchanged)
 
     def compute_mask(self, inputs, previous_mask):

@@ -11,7 +11,7 @@ import operator
 import keras
 from keras import ops
 
-from keras_sg import gradients
+from keras_sg import nested
 from keras_sg.interface import Interface
 
 
@@ -236,8 +236,8 @@ class SyntheticLoss(Interface):
                 "it with fit(). Received: a training call without a training step."
             )
         rows = self._label_rows(decoupled_step, h.dtype)
-        value, synthetic = gradients.value_and_gradient(
-            lambda h: _flat(self._predict(h, rows, decoupled_step)), ops.stop_gradient(h)
+        value, synthetic = nested.value_and_gradient(
+            lambda h: _flat(self._predict(h, rows, decoupled_step)), ops.stop_gradient(h), self.synthesizer
         )
         decoupled_step.add_loss(self, value)
         if self.sobolev:

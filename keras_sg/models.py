@@ -10,6 +10,7 @@ from keras_sg.graph import is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
 from keras_sg.trainers import Trainer
+from keras_sg.trainers.sparse import check_optimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -66,6 +67,7 @@ class DecoupledModel(Trainer, keras.Model):
         self._keys = _keys(self.interfaces)
         self._reports = _reports(self.interfaces, self._keys)
         self._report = True
+        self._observe_function = self._observed_loss = None
 
     @property
     def interfaces(self):
@@ -140,6 +142,34 @@ class DecoupledModel(Trainer, keras.Model):
             for kind in kinds if hasattr(found, "dtype") else ():
                 kind.check_values(found)
         return super().fit(x, y, *args, **kwargs)
+
+    def interface_gradients(self, x, y, sample_weight=None):
+        """The synthetic and the true gradient at every interface, on one batch.
+
+        The true gradient is that of backpropagation through all of the network above, in training
+        mode; no weight, statistic or metric of the model changes.
+
+        Args:
+            x, y, sample_weight: one batch, as for `train_on_batch`.
+
+        Returns:
+            Dictionary from the key of each interface (its name) to a tuple
+            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example. Of
+            an interface that is used several times, the last use.
+        """
+        batch = [
+            None if part is None else keras.tree.map_structure(ops.convert_to_tensor, part)
+            for part in (x, y, sample_weight)
+        ]
+        if self._observed_loss is not _keras.compiled_loss(self):
+            self._observed_loss = _keras.compiled_loss(self)
+            self._observe_function = self.make_observe_function()
+        pairs = self._observe_function(*batch)
+        return {key: tuple(ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
+
+    def make_train_function(self, force=False):
+        check_optimizer(self)
+        return super().make_train_function(force)
 
     def evaluate(self, *args, **kwargs):
         with self._without_reports():

@@ -11,14 +11,19 @@ class DecoupledOptimizer(keras.optimizers.MultiOptimizer):
     """A `keras.optimizers.MultiOptimizer` that can leave variables out; see `decoupled_optimizer`."""
 
     def apply(self, grads, trainable_variables=None):
-        """As Keras's, and a part of the variables will do: an optimizer with none of them rests."""
-        if trainable_variables is None or not self.built:
+        """As Keras's, and a part of the variables will do: an optimizer with none of them rests.
+
+        Variables are left out by leaving them out of both lists, or by a gradient that is None.
+        """
+        if not self.built:
             return super().apply(grads, trainable_variables)
+        if trainable_variables is None:
+            trainable_variables = _keras.built_for(self)
         for optimizer in self.optimizers:
             own = [
                 (gradient, variable)
                 for gradient, variable in zip(grads, trainable_variables, strict=True)
-                if _keras.optimizer_of(self, variable) is optimizer
+                if gradient is not None and _keras.optimizer_of(self, variable) is optimizer
             ]
             if own:
                 optimizer.apply(*map(list, zip(*own)))

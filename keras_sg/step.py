@@ -67,8 +67,8 @@ class Step:
 
     Args:
         labels: the batch's labels as `fit` received them, or None.
-        due: function from an update period to a boolean tensor, whether synthesizers of that
-            period learn in this step.
+        sparse: the step's `keras_sg.trainers.sparse.SparseUpdates`, or None where every synthesizer
+            learns, or none does.
         observed: whether interfaces only predict, and let the true gradient pass.
 
     Attributes:
@@ -76,12 +76,16 @@ class Step:
         losses: list of `LossPrediction`, likewise.
     """
 
-    def __init__(self, labels=None, due=None, observed=False):
+    def __init__(self, labels=None, sparse=None, observed=False):
         self.labels = labels
-        self.due = due
+        self.sparse = sparse
         self.observed = observed
         self.gradients = []
         self.losses = []
+
+    def tap(self, tensor):
+        """The tensor, so that the gradient that arrives at it can be read."""
+        return tensor
 
     def add_gradient(self, interface, h, anchor, synthetic, weight=1.0):
         self.gradients.append(GradientPrediction(interface, h, anchor, synthetic, weight))

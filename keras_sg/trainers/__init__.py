@@ -4,6 +4,8 @@ import keras
 
 if keras.backend.backend() == "tensorflow":
     from keras_sg.trainers.tensorflow import TensorFlowTrainer as Trainer
+elif keras.backend.backend() == "jax":
+    from keras_sg.trainers.jax import JaxTrainer as Trainer
 else:
     from keras_sg.trainers.missing import MissingTrainer as Trainer
 

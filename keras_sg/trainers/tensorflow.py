@@ -4,11 +4,11 @@ import warnings
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from keras_sg import _keras, gradients
-from keras_sg.step import Lesson, Step
-from keras_sg.trainers.sparse import SparseUpdates
+from keras_sg.step import Step
+from keras_sg.trainers import lessons as taught
+from keras_sg.trainers.tensorflow_sparse import TensorFlowSparseUpdates
 
 
 class TensorFlowTrainer:
@@ -18,14 +18,12 @@ class TensorFlowTrainer:
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
-    _observe_function = _observed_loss = None
-
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = _batch_size(x)
+        batch = taught.batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        sparse = SparseUpdates(self)
-        step = Step(labels=self.labels_from(y), due=sparse.due)
+        sparse = TensorFlowSparseUpdates(self)
+        step = Step(labels=self.labels_from(y), sparse=sparse)
         checks = [_assert_known(step.labels, interface) for interface in self.interfaces if interface.label]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
@@ -33,7 +31,9 @@ class TensorFlowTrainer:
                 y_pred = self(x, training=True, decoupled_step=step)
                 if step.losses:
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
-                    lessons = loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
+                    lessons = taught.loss_lessons(
+                        step, example_loss, self.optimizer.scale_loss(1.0 / replicas)
+                    )
                 else:
                     loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
                 # Keras divides losses by the number of replicas; the report is of the whole.
@@ -45,8 +45,8 @@ class TensorFlowTrainer:
             interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
             updates, arrived = tape.gradient(total, (self.trainable_variables, interfaces))
 
-        _warn_of_idle(self, step)
-        lessons += gradient_lessons(regressed, arrived)
+        taught.warn_of_idle(self, step)
+        lessons += taught.gradient_lessons(regressed, arrived)
         self.observe(lessons, batch)
         if self.trainable_variables:
             sparse.apply(sparse.teach(tape, lessons, updates))
@@ -54,33 +54,13 @@ class TensorFlowTrainer:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def interface_gradients(self, x, y, sample_weight=None):
-        """The synthetic and the true gradient at every interface, on one batch.
-
-        The true gradient is that of backpropagation through all of the network above, in training
-        mode; no weight, statistic or metric of the model changes.
-
-        Args:
-            x, y, sample_weight: one batch, as for `train_on_batch`.
-
-        Returns:
-            Dictionary from the key of each interface (its name) to a tuple
-            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example. Of
-            an interface that is used several times, the last use.
-        """
-        batch = [
-            None if part is None else keras.tree.map_structure(tf.convert_to_tensor, part)
-            for part in (x, y, sample_weight)
-        ]
-        if self._observed_loss is not _keras.compiled_loss(self):
-            self._observed_loss = _keras.compiled_loss(self)
-            self._observe_function = tf.function(self._observe, reduce_retracing=True)
-        pairs = self._observe_function(*batch)
-        return {key: tuple(keras.ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
+    def make_observe_function(self):
+        """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
+        return tf.function(self._observe, reduce_retracing=True)
 
     def _observe(self, x, y, sample_weight):
         step = Step(labels=self.labels_from(y), observed=True)
-        batch, replicas = _batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
+        batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
         with tf.GradientTape() as tape, keras.StatelessScope(values):
@@ -98,86 +78,15 @@ class TensorFlowTrainer:
         }
 
     def _loss_per_example(self, x, y, y_pred, sample_weight, batch):
-        """The training loss, and the loss of each example, `(batch,)`.
-
-        A training loss is linear in the sample weights, so an example's share of it is its
-        weight times the derivative by that weight. This holds for any losses, outputs and
-        loss weights, with no need to look inside them.
-        """
-        if "mean_with_sample_weight" in _keras.reductions(self):
-            raise ValueError(
-                f"The synthetic losses of {self.name!r} learn from the loss of each example, which a loss "
-                "that is divided by the sum of the sample weights does not have. Use the reduction "
-                "'sum_over_batch_size'. Received: a loss with reduction='mean_with_sample_weight'."
-            )
-        weights = _unit_or_given(sample_weight, y_pred)
+        """The training loss, and the loss of each example, `(batch,)`."""
+        weights = taught.weights_of_examples(self, sample_weight, y_pred)
         flat = keras.tree.flatten(weights)
         with tf.GradientTape() as tape:
             tape.watch(flat)
             loss = _keras.compute_loss(self, x, y, y_pred, weights)
-        shares = [
-            tf.reduce_sum(tf.reshape(weight * share, (batch, -1)), axis=1)
-            for weight, share in zip(flat, tape.gradient(loss, flat))
-            if share is not None
-        ]
-        if not shares:
-            raise ValueError(
-                f"The synthetic losses of {self.name!r} have nothing behind them to learn from: there is "
-                "no loss per example. Compile the model with a Keras loss that honours sample weights "
-                "(loss='mse', for one). Received: a model whose training loss takes no sample weights."
-            )
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        per_example = tf.add_n(shares) * tf.cast(batch * replicas, shares[0].dtype)
-        return loss, tf.stop_gradient(per_example)
-
-
-def loss_lessons(step, example_loss, scale):
-    """Every predicted loss is to be the next one, and the last the example's own loss."""
-    targets = [tf.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
-    return [
-        Lesson(prediction.interface, prediction.value, target, 1.0, scale)
-        for prediction, target in zip(step.losses, targets)
-    ]
-
-
-def gradient_lessons(predictions, arrived):
-    """Every predicted gradient is to be the one that arrived at its interface."""
-    lessons = []
-    for prediction, (delta, scale) in zip(predictions, arrived):
-        interface = prediction.interface
-        if delta is not None:
-            scale = tf.ones(()) if scale is None else scale
-            target = gradients.per_example(delta, scale)
-            lessons.append(Lesson(interface, prediction.synthetic, target, prediction.weight, scale))
-        elif interface.synthesizer.trainable_variables:
-            raise ValueError(
-                f"No gradient arrives at interface {interface.name!r}: nothing behind it leads to a loss, so "
-                "its synthesizer has nothing to learn from. Compile the model with a loss for the output "
-                "that it leads to."
-            )
-    return lessons
-
-
-def _batch_size(x):
-    return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
-
-
-def _unit_or_given(sample_weight, y_pred):
-    """Sample weights as floats; ones, in a shape that Keras applies to whole examples, where None."""
-
-    def weights_of(output, given=None):
-        if given is not None:
-            return tf.cast(given, keras.config.floatx())
-        # Keras fits (batch, 1) to losses of shape (batch,) as well as (batch, positions).
-        rows = (
-            output[..., 0] if len(output.shape) > 3 else tf.reshape(output, (tf.shape(output)[0], -1))[:, :1]
-        )
-        return tf.ones_like(rows, dtype=keras.config.floatx())
-
-    if sample_weight is None:
-        return keras.tree.map_structure(weights_of, y_pred)
-    pairs = zip(keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight))
-    return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
+        # Keras divides the losses of a replica by the number of replicas.
+        examples = batch * tf.distribute.get_strategy().num_replicas_in_sync
+        return loss, taught.shares_of_examples(self, flat, tape.gradient(loss, flat), examples)
 
 
 def _assert_known(y, interface):
@@ -190,16 +99,3 @@ def _assert_known(y, interface):
         tf.reduce_all(interface.label.known(y)),
         [f"{interface.label.allowed} Received, at interface {interface.name!r}:", y],
     )
-
-
-def _warn_of_idle(model, step):
-    """Warn of interfaces that the step did not meet: a true gradient may have passed there."""
-    met = {id(prediction.interface) for prediction in (*step.gradients, *step.losses)}
-    idle = [interface.name for interface in model.interfaces if id(interface) not in met]
-    if idle:
-        warnings.warn(
-            f"The interfaces {idle} of model {model.name!r} took no part in the training step, so nothing "
-            "is reported of them. Is a layer around them called with training=False, or does it call "
-            "them other than by layer(inputs)?",
-            stacklevel=2,
-        )

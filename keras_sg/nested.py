@@ -1,0 +1,72 @@
+"""A layer called inside code that is differentiated, or branched on, within a training step.
+
+Such code must not write to variables, or what it wrote would refer to the inside of a gradient or a
+branch from outside of it. `isolate` runs it on a copy of the layer's state and hands back the new
+state; `settle` writes it down where that is allowed. TensorFlow's own variables need none of this.
+
+The one place outside `keras_sg.trainers` that asks for the backend: a gradient inside a step is not
+among Keras's operations.
+"""
+
+import keras
+from keras import ops
+
+from keras_sg import _keras
+
+
+def value_and_gradient(function, h, layer):
+    """The values of `function(h)` and the gradient of their sum, which can be differentiated again.
+
+    Args:
+        function: from a tensor like `h` to a loss per example, `(batch,)`.
+        h: tensor of shape `(batch, ..., features)`.
+        layer: the layer that `function` calls.
+
+    Returns:
+        Tuple of the values, `(batch,)`, and the gradient per example, shape of `h`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(h)
+            values = function(h)
+        return values, tape.gradient(values, h, unconnected_gradients="zero")
+
+    import jax
+
+    values, back, state = jax.vjp(lambda h: isolate(layer, lambda: function(h)), h, has_aux=True)
+    settle(layer, state)
+    return values, back(ops.ones_like(values))[0]
+
+
+def isolate(layer, function, held=False):
+    """Run `function()`, which calls `layer`, without a trace.
+
+    Args:
+        layer: a built layer.
+        function: of no arguments.
+        held: whether nothing that it computes moves the layer: its weights count as constants, and
+            its state (statistics, seeds) comes back as it was.
+
+    Returns:
+        Tuple of what `function` returns and the layer's state after it, for `settle`: the values of
+        its variables that are not trained, and the losses that were added.
+    """
+    before = [(variable, _keras.uncast(variable)) for variable in layer.variables]
+    constant = [(variable, ops.stop_gradient(value)) for variable, value in before]
+    with _keras.scope_with(constant if held else before) as scope:
+        result = function()
+    state = {id(variable): value for variable, value in before}
+    if not held:
+        state = {key: scope.get_current_value(variable) for key, (variable, _) in zip(state, before)}
+    return result, ([state[id(variable)] for variable in layer.non_trainable_variables], scope.losses)
+
+
+def settle(layer, state):
+    """Give a layer the state that `isolate` returned."""
+    values, losses = state
+    for variable, value in zip(layer.non_trainable_variables, values):
+        variable.assign(value)
+    for loss in losses:
+        layer.add_loss(loss)

@@ -1,0 +1,151 @@
+"""The training step of `DecoupledModel` on JAX."""
+
+import jax
+import keras
+from keras import ops
+
+from keras_sg import _keras, gradients
+from keras_sg.step import Step
+from keras_sg.trainers import lessons as taught
+from keras_sg.trainers.jax_sparse import JaxSparseUpdates
+
+
+class TappedStep(Step):
+    """A step in which to every tapped tensor a zero is added: what arrives at it is the zero's gradient.
+
+    Args:
+        taps: the zeros, in the order of the tensors; None to find out which there are.
+
+    Attributes:
+        tapped: the tensors.
+    """
+
+    def __init__(self, taps=None, **kwargs):
+        super().__init__(**kwargs)
+        self.taps, self.tapped = taps, []
+
+    def tap(self, tensor):
+        self.tapped.append(tensor)
+        return tensor if self.taps is None else tensor + self.taps[len(self.tapped) - 1]
+
+
+class JaxTrainer:
+    """Mixed into `DecoupledModel`. Keras's own training step, and around it:
+
+    labels on the way in, one backward pass for the modules, the synthesizers and the targets,
+    and the pairs (prediction, target) to the model's metrics on the way out.
+
+    A `state` is, as in Keras's own, a tuple of four lists: the values of the trainable and of the
+    other variables, of the optimizer's and of the metrics'.
+    """
+
+    def train_step(self, state, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch, labels = taught.batch_size(x), self.labels_from(y)
+        sparse = JaxSparseUpdates(self, state[2])
+        options = {"labels": labels, "sparse": sparse}
+        step = None
+
+        def descend(trainable, taps):
+            nonlocal step
+            step = TappedStep(taps, **options)
+            with self._scope((trainable, *state[1:])) as scope:
+                y_pred = self(x, training=True, decoupled_step=step)
+                loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
+                lessons = []
+                if step.losses:
+                    example_loss = self._example_loss(x, y, y_pred, sample_weight, batch)
+                    lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+                total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
+            values = [(lesson.prediction, lesson.target, lesson.scale) for lesson in lessons]
+            predictions = [prediction.synthetic for prediction in step.gradients]
+            return total, (self._values(scope), loss, y_pred, values, predictions)
+
+        taps = self._taps(state, x, TappedStep(**options))
+        (updates, arrived), aux = jax.grad(descend, argnums=(0, 1), has_aux=True)(state[0], taps)
+        (_, fixed, _, metrics), loss, y_pred, values, predictions = aux
+
+        taught.warn_of_idle(self, step)
+        lessons = [
+            taught.Lesson(predicted.interface, prediction, target, 1.0, scale)
+            for predicted, (prediction, target, scale) in zip(step.losses, values)
+        ]
+        met = [
+            (predicted._replace(synthetic=synthetic), pair)
+            for predicted, synthetic, pair in zip(
+                step.gradients, predictions, zip(arrived[::2], arrived[1::2])
+            )
+            if predicted.weight is not None
+        ]
+        lessons += taught.gradient_lessons([m[0] for m in met], [m[1] for m in met])
+        trainable, optimizer_values = sparse.apply(state[2], updates, state[0])
+        with self._scope((trainable, fixed, optimizer_values, metrics)) as scope:
+            _keras.track_loss(self, loss, batch)
+            self.observe(lessons, batch)
+            logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return logs, self._values(scope)
+
+    def _scope(self, state):
+        """A scope in which the model's variables have the values of a state."""
+        pairs = [pair for owned, values in zip(self._owned(), state) for pair in zip(owned, values)]
+        return keras.StatelessScope(pairs, collect_losses=True)
+
+    def _values(self, scope):
+        """The state at the end of a scope."""
+        return tuple([scope.get_current_value(variable) for variable in owned] for owned in self._owned())
+
+    def _owned(self):
+        optimizer = [] if self.optimizer is None else self.optimizer.variables
+        return self.trainable_variables, self.non_trainable_variables, optimizer, self.metrics_variables
+
+    def _taps(self, state, x, step):
+        """Zeros for the tensors that `step` taps, from a call that computes nothing but shapes."""
+
+        def run():
+            with self._scope(state):
+                self(x, training=True, decoupled_step=step)
+            return step.tapped
+
+        return [ops.zeros(tensor.shape, tensor.dtype) for tensor in jax.eval_shape(run)]
+
+    def _example_loss(self, x, y, y_pred, sample_weight, batch):
+        """The loss of each example, `(batch,)`."""
+        values = [(variable, _keras.uncast(variable)) for owned in self._owned() for variable in owned]
+
+        def loss_of(weights):
+            with keras.StatelessScope(values):
+                return _keras.compute_loss(self, x, y, y_pred, weights)
+
+        weights = taught.weights_of_examples(self, sample_weight, y_pred)
+        flat = map(keras.tree.flatten, (weights, jax.grad(loss_of)(weights)))
+        return taught.shares_of_examples(self, *flat, batch)
+
+    def make_observe_function(self):
+        """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
+        observe = jax.jit(self._observe)
+
+        def read_and_observe(x, y, sample_weight):
+            state = tuple([variable.value for variable in owned] for owned in self._owned())
+            return observe(state, x, y, sample_weight)
+
+        return read_and_observe
+
+    def _observe(self, state, x, y, sample_weight):
+        options = {"labels": self.labels_from(y), "observed": True}
+        step = None
+
+        def descend(taps):
+            nonlocal step
+            step = TappedStep(taps, **options)
+            with self._scope(state):
+                y_pred = self(x, training=True, decoupled_step=step)
+                loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
+            total = loss * ops.cast(taught.batch_size(x), loss.dtype)
+            return total, [prediction.synthetic for prediction in step.gradients]
+
+        taps = self._taps(state, x, TappedStep(**options))
+        arrived, predictions = jax.grad(descend, has_aux=True)(taps)
+        return {
+            self.key_of(met.interface): (gradients.widen(synthetic), gradients.widen(target))
+            for met, synthetic, target in zip(step.gradients, predictions, arrived)
+        }

@@ -1,0 +1,72 @@
+"""Sparse updates on JAX."""
+
+import warnings
+
+import jax
+import keras
+
+from keras_sg import nested
+from keras_sg.trainers.sparse import SparseUpdates
+
+
+class JaxSparseUpdates(SparseUpdates):
+    """A synthesizer runs in a branch; in that of rest its weights are constants.
+
+    The backward pass of a branch is a branch too, and the one of rest has nothing to do.
+    """
+
+    def __init__(self, model, optimizer_values):
+        super().__init__(model)
+        # Asked once: the scopes in which synthesizers run know nothing of the optimizer.
+        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_values)):
+            self._due = {period: super(JaxSparseUpdates, self).due(period) for period in self.periods}
+
+    def due(self, period):
+        return self._due[period]
+
+    def predict(self, interface, inputs):
+        synthesizer = interface.synthesizer
+
+        def run(held):
+            return nested.isolate(synthesizer, lambda: synthesizer(inputs, training=True), held)
+
+        prediction, state = jax.lax.cond(
+            self.due(interface.update_period), lambda: run(held=False), lambda: run(held=True)
+        )
+        nested.settle(synthesizer, state)
+        return prediction
+
+    def apply(self, optimizer_values, updates, values):
+        """Update all variables but those of synthesizers that are not due.
+
+        Args:
+            optimizer_values: list of the values of the optimizer's variables.
+            updates: list of gradients.
+            values: list of the values of the model's trainable variables.
+
+        Returns:
+            Tuple of the values and the optimizer's values after the update.
+        """
+
+        def choose(periods, resting):
+            if not periods:
+                return self._apply_but(resting, optimizer_values, updates, values)
+            first, *others = periods
+            return jax.lax.cond(
+                self.due(first), lambda: choose(others, resting), lambda: choose(others, resting | {first})
+            )
+
+        return choose(self.periods, frozenset())
+
+    def _apply_but(self, resting, optimizer_values, updates, values):
+        held = self.held(resting)
+        variables = self.model.trainable_variables
+        kept = [None if id(variable) in held else update for variable, update in zip(variables, updates)]
+        if any(update is not None for update in kept):
+            with warnings.catch_warnings():
+                # Keras leaves out variables without a gradient, and warns of them.
+                warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+                return self.optimizer.stateless_apply(optimizer_values, kept, values)
+        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_values)) as scope:
+            self.optimizer.iterations.assign_add(1)
+        return values, [scope.get_current_value(variable) for variable in self.optimizer.variables]

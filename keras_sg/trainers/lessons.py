@@ -1,0 +1,117 @@
+"""What the training steps of all backends share: from predictions and what arrived to lessons."""
+
+import warnings
+
+import keras
+from keras import ops
+
+from keras_sg import _keras, gradients
+from keras_sg.step import Lesson
+
+
+def loss_lessons(step, example_loss, scale):
+    """Every predicted loss is to be the next one, and the last the example's own loss."""
+    targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
+    return [
+        Lesson(prediction.interface, prediction.value, target, 1.0, scale)
+        for prediction, target in zip(step.losses, targets)
+    ]
+
+
+def gradient_lessons(predictions, arrived):
+    """Every predicted gradient is to be the one that arrived at its interface.
+
+    Args:
+        predictions: list of `GradientPrediction`.
+        arrived: list of pairs: the gradients that arrived at the interface and at its anchor; None
+            where there was none.
+    """
+    lessons = []
+    for prediction, (delta, scale) in zip(predictions, arrived):
+        interface = prediction.interface
+        if delta is not None:
+            scale = ops.ones(()) if scale is None else scale
+            target = gradients.per_example(delta, scale)
+            lessons.append(Lesson(interface, prediction.synthetic, target, prediction.weight, scale))
+        elif interface.synthesizer.trainable_variables:
+            raise ValueError(
+                f"No gradient arrives at interface {interface.name!r}: nothing behind it leads to a loss, so "
+                "its synthesizer has nothing to learn from. Compile the model with a loss for the output "
+                "that it leads to."
+            )
+    return lessons
+
+
+def weights_of_examples(model, sample_weight, y_pred):
+    """Sample weights by which the loss of each example can be found, see `shares_of_examples`.
+
+    Args:
+        model: the compiled model.
+        sample_weight: sample weights as `fit` received them, or None.
+        y_pred: the model's outputs.
+
+    Returns:
+        The sample weights as floats; ones, in a shape that Keras applies to whole examples, for None.
+    """
+    if "mean_with_sample_weight" in _keras.reductions(model):
+        raise ValueError(
+            f"The synthetic losses of {model.name!r} learn from the loss of each example, which a loss "
+            "that is divided by the sum of the sample weights does not have. Use the reduction "
+            "'sum_over_batch_size'. Received: a loss with reduction='mean_with_sample_weight'."
+        )
+
+    def weights_of(output, given=None):
+        if given is not None:
+            return ops.cast(given, keras.config.floatx())
+        # Keras fits (batch, 1) to losses of shape (batch,) as well as (batch, positions).
+        flat = ops.reshape(output, (ops.shape(output)[0], -1))[:, :1]
+        return ops.ones_like(output[..., 0] if len(output.shape) > 3 else flat, dtype=keras.config.floatx())
+
+    if sample_weight is None:
+        return keras.tree.map_structure(weights_of, y_pred)
+    pairs = zip(keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight))
+    return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
+
+
+def shares_of_examples(model, weights, derivatives, examples):
+    """The share of each example in the training loss, times their number: its own loss, `(batch,)`.
+
+    A training loss is linear in the sample weights, so an example's share of it is its weight times
+    the derivative by that weight. This holds for any losses, outputs and loss weights, with no need
+    to look inside them.
+
+    Args:
+        model: the compiled model.
+        weights: list of sample weights, one an output.
+        derivatives: list of the derivatives of the training loss by them; None where there is none.
+        examples: number of examples that the training loss is the mean of.
+    """
+    shares = [
+        ops.sum(ops.reshape(weight * share, (ops.shape(weight)[0], -1)), axis=1)
+        for weight, share in zip(weights, derivatives)
+        if share is not None
+    ]
+    if not shares:
+        raise ValueError(
+            f"The synthetic losses of {model.name!r} have nothing behind them to learn from: there is "
+            "no loss per example. Compile the model with a Keras loss that honours sample weights "
+            "(loss='mse', for one). Received: a model whose training loss takes no sample weights."
+        )
+    return ops.stop_gradient(sum(shares) * ops.cast(examples, shares[0].dtype))
+
+
+def batch_size(x):
+    return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+
+
+def warn_of_idle(model, step):
+    """Warn of interfaces that the step did not meet: a true gradient may have passed there."""
+    met = {id(prediction.interface) for prediction in (*step.gradients, *step.losses)}
+    idle = [interface.name for interface in model.interfaces if id(interface) not in met]
+    if idle:
+        warnings.warn(
+            f"The interfaces {idle} of model {model.name!r} took no part in the training step, so nothing "
+            "is reported of them. Is a layer around them called with training=False, or does it call "
+            "them other than by layer(inputs)?",
+            stacklevel=2,
+        )

@@ -1,0 +1,111 @@
+"""Sparse updates on TensorFlow."""
+
+import tensorflow as tf
+from keras import ops
+
+from keras_sg import _keras
+from keras_sg.trainers.sparse import SparseUpdates
+
+
+class TensorFlowSparseUpdates(SparseUpdates):
+    """The synthesizers' backward pass is a branch of the graph, apart from that of the modules."""
+
+    apart = True
+
+    def __init__(self, model):
+        super().__init__(model)
+        self._due = {}
+        if self.interfaces:
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            if replicas > 1 and model.steps_per_execution > 1:
+                raise ValueError(
+                    "TensorFlow cannot choose a branch (whether a synthesizer learns) on several devices and "
+                    "in a loop over several steps at once; Keras's own loss scaling fails there, too. "
+                    "Compile with steps_per_execution=1. Received: an update_period above 1 on "
+                    f"{replicas} replicas with steps_per_execution={model.steps_per_execution}."
+                )
+            if not self.optimizer.built:
+                # Its variables cannot be made in a branch of the graph.
+                with tf.init_scope():
+                    self.optimizer.build(model.trainable_variables)
+
+    def due(self, period):
+        # Once a step and replica: the optimizer's count moves at its end.
+        if period not in self._due:
+            self._due[period] = super().due(period)
+        return self._due[period]
+
+    def predict(self, interface, inputs):
+        state = interface.synthesizer.non_trainable_variables
+        before = [ops.copy(_keras.uncast(variable)) for variable in state]
+        prediction = interface.synthesizer(inputs, training=True)
+        for variable, value in zip(state, before):
+            now = _keras.uncast(variable)
+            variable.assign(ops.where(self.due(interface.update_period), now, value))
+        return prediction
+
+    def teach(self, tape, lessons, updates):
+        """Add to `updates` the gradients of what synthesizers that are due learn from `lessons`."""
+        taught = dict(zip(map(id, self.model.trainable_variables), updates))
+        for interface in self.interfaces:
+            own = [lesson for lesson in lessons if lesson.interface is interface]
+            variables = interface.synthesizer.trainable_variables
+            if not own or not variables:
+                continue
+
+            def learn(own=own, variables=variables):
+                predictions, signals = zip(*[(lesson.prediction, lesson.signal) for lesson in own])
+                found = tape.gradient(
+                    predictions, variables, output_gradients=signals, unconnected_gradients="zero"
+                )
+                return [tf.convert_to_tensor(gradient) for gradient in found]
+
+            def rest(variables=variables):
+                return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+
+            for variable, gradient in zip(variables, tf.cond(self.due(interface.update_period), learn, rest)):
+                before = taught[id(variable)]
+                taught[id(variable)] = gradient if before is None else before + gradient
+        return [taught[id(variable)] for variable in self.model.trainable_variables]
+
+    def apply(self, updates):
+        """Update all variables but those of synthesizers that are not due."""
+        if not self.interfaces:
+            self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
+        elif tf.__internal__.distribute.strategy_supports_no_merge_call():
+            self._choose(updates, lambda function, *args: function(*args))
+        else:
+            # A branch that reduces over replicas must be chosen outside of them (as Keras's own
+            # LossScaleOptimizer does it).
+            def choose(strategy, updates):
+                self._choose(
+                    updates, lambda function, *args: strategy.extended.call_for_each_replica(function, args)
+                )
+
+            tf.distribute.get_replica_context().merge_call(choose, args=(updates,))
+
+    def _choose(self, updates, run):
+        """Apply `updates` in the branch in which just the synthesizers that are due are updated."""
+
+        def choose(periods, resting):
+            if periods:
+                first, *others = periods
+                tf.cond(
+                    # Asked anew: outside of the replicas, where this may run, theirs is another tensor.
+                    super(TensorFlowSparseUpdates, self).due(first),
+                    lambda: choose(others, resting),
+                    lambda: choose(others, resting | {first}),
+                )
+            else:
+                run(self._apply_but, resting, updates)
+            return tf.constant(0)  # tf.cond wants a value
+
+        choose(self.periods, frozenset())
+
+    def _apply_but(self, resting, updates):
+        held = self.held(resting)
+        pairs = [pair for pair in zip(updates, self.model.trainable_variables) if id(pair[1]) not in held]
+        if pairs:
+            self.optimizer.apply_gradients(pairs)
+        else:
+            self.optimizer.iterations.assign_add(1)
