@@ -4,7 +4,7 @@ import re
 
 import griffe
 
-TITLES = ("Call arguments", "Args of the call", "Output shape", "Returns", "Warns", "References", "Example")
+TITLES = ("Call arguments", "Args of the call", "Output shape", "Returns", "References", "Example")
 SECTION = re.compile(rf"^({'|'.join(TITLES)}):\n((?:(?: {{4}}.*)?(?:\n|\Z))*)", re.MULTILINE)
 
 
