@@ -1,12 +1,13 @@
 # make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
 # make test    the linter and all tests, on TensorFlow and on JAX
-# Both start from a bare clone: Python 3.11 or newer is all they need.
+# make docs    the documentation, built strictly into site/; make docs-serve shows it on localhost:8000
+# All start from a bare clone: Python 3.11 or newer is all they need.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test clean
+.PHONY: demo test docs docs-serve clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.quickstart
@@ -17,9 +18,16 @@ test: .venv/test
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
 
+docs: .venv/docs
+	$(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml
+
+docs-serve: .venv/docs
+	$(BIN)/python -m mkdocs serve --config-file docs/mkdocs.yml --dev-addr localhost:8000
+
 .venv/demo: EXTRAS := tensorflow,examples
-.venv/test: EXTRAS := tensorflow,jax,examples,test
-.venv/demo .venv/test: pyproject.toml
+.venv/test: EXTRAS := tensorflow,jax,examples,docs,test
+.venv/docs: EXTRAS := docs
+.venv/demo .venv/test .venv/docs: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"

@@ -148,13 +148,15 @@ class SyntheticLoss(Interface):
         synthesizer: `"critic"` (which needs `num_classes` or `label_size`), `"value"`, a recipe, a
             Keras layer or model, or a callable from the interface's shape to a layer. Its output
             must be one number an example, shape `(batch,)` or `(batch, 1)`.
-        num_classes, label_size: as for `SyntheticGradient`.
+        num_classes: as for `SyntheticGradient`.
+        label_size: as for `SyntheticGradient`.
         loss: regression loss between predicted losses, and between gradients if `sobolev`:
             `"mse"`, `"mae"` or `"huber"`.
         sobolev: whether the synthesizer also fits the gradient: `d l_hat / d h` is regressed on
             the gradient that arrives at the interface, as a `SyntheticGradient`'s prediction is,
             summed over the elements of `h` and averaged over the batch.
-        mix, update_period: as for `SyntheticGradient`.
+        mix: as for `SyntheticGradient`.
+        update_period: as for `SyntheticGradient`.
         **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable`.
 
     Call arguments:

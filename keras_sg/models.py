@@ -150,7 +150,9 @@ class DecoupledModel(Trainer, keras.Model):
         mode; no weight, statistic or metric of the model changes.
 
         Args:
-            x, y, sample_weight: one batch, as for `train_on_batch`.
+            x: inputs of one batch, as for `train_on_batch`.
+            y: targets of the batch.
+            sample_weight: optional sample weights of the batch.
 
         Returns:
             Dictionary from the key of each interface (its name) to a tuple
