@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_sg
+
 pytestmark = pytest.mark.tensorflow
 ROOT = __import__("pathlib").Path(__file__).parent.parent
 
@@ -228,6 +230,12 @@ def test_sparse_updates(mnist, tmp_path, capsys):
         assert record["settings"]["update_period"] == 10
         assert len(record["loss"]) == 40 and len(record["sg_loss"]) == (0 if arm == "backprop" else 40)
         assert list(record["test_accuracy"]) == ["40"]
+    found = keras_sg.histories.read(tmp_path / "results.json")
+    assert {arm: list(series) for arm, series in found.items()} == {
+        "backprop": ["loss", "test_accuracy"],
+        "sg-conditional": ["loss", "sg_loss", "test_accuracy"],
+        "critic-sobolev": ["loss", "sg_loss", "test_accuracy"],
+    }
     for name in ("loss", "gradients", "digits"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| critic-sobolev |" in capsys.readouterr().out
