@@ -1,5 +1,5 @@
 # make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
-# make test    the linter and all tests, on TensorFlow and on JAX
+# make test    the linter, the type checker and all tests, on TensorFlow and on JAX
 # Both start from a bare clone: Python 3.11 or newer is all they need.
 
 PYTHON ?= python3
@@ -14,6 +14,7 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy keras_sg
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
 

@@ -3,14 +3,18 @@
 import csv
 import json
 import pathlib
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 SOURCES = (keras.callbacks.History, dict, str, pathlib.Path)
 
+History: TypeAlias = keras.callbacks.History | dict[str, Any] | str | pathlib.Path
+Points = tuple[list[float], list[float]]  # steps, values
 
-def read(history):
+
+def read(history: History) -> dict[str, dict[str, Points]]:
     """Read the series that training left behind.
 
     A history is one of
@@ -48,7 +52,7 @@ def read(history):
     return {"": _series(found)}
 
 
-def _loaded(history):
+def _loaded(history: History) -> dict[str, Any]:
     """A history, or several, as the dictionary that it holds."""
     if isinstance(history, keras.callbacks.History):
         return history.history
@@ -65,7 +69,7 @@ def _loaded(history):
     )
 
 
-def _columns(path):
+def _columns(path: pathlib.Path) -> dict[str, list[str]]:
     """The columns of a CSV file by name, but for those with nothing in them.
 
     CSVLogger writes NA for what an epoch does not report, and whole columns of it.
@@ -81,20 +85,18 @@ def _columns(path):
     }
 
 
-def _series(record):
+def _series(record: dict[str, Any]) -> dict[str, Points]:
     points = {name: _points(values) for name, values in record.items()}
     return {name: pair for name, pair in points.items() if pair}
 
 
-def _points(series):
+def _points(series: Any) -> Points | None:
     """Steps and values of a series, or None for what is none."""
-    if isinstance(series, dict):
-        steps, values = series.keys(), series.values()
-    elif isinstance(series, (list, tuple, np.ndarray)):
-        steps, values = range(1, len(series) + 1), series
-    else:
+    if isinstance(series, (list, tuple, np.ndarray)):
+        series = dict(enumerate(series, start=1))
+    if not isinstance(series, dict) or not series:
         return None
     try:
-        return ([float(x) for x in steps], [float(y) for y in values]) if len(steps) else None
+        return [float(step) for step in series], [float(value) for value in series.values()]
     except (TypeError, ValueError):
         return None

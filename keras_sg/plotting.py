@@ -5,9 +5,17 @@ all that `keras_sg.histories.read` reads: what `fit` returns, a CSVLogger's file
 `results.json`, or several of them by name. Matplotlib is imported when a figure is drawn.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from keras_sg import histories
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MEASURES = {
     "cosine": "cosine with the true gradient",
@@ -16,7 +24,7 @@ MEASURES = {
 }
 
 
-def curves(history, keys):
+def curves(history: histories.History, keys: str | list[str]) -> Figure:
     """Draw series against the epoch (or step): a line for each series of each record.
 
     Args:
@@ -54,7 +62,7 @@ def curves(history, keys):
     return figure
 
 
-def alignment(history):
+def alignment(history: histories.History) -> Figure:
     """Draw what `keras_sg.callbacks.GradientAlignment` measured: a panel a measure, a line an interface.
 
     Args:
@@ -74,7 +82,7 @@ def alignment(history):
     ```
     """
     records = histories.read(history)
-    found = {measure: [] for measure in MEASURES}
+    found: dict[str, list[tuple[str, histories.Points]]] = {measure: [] for measure in MEASURES}
     for name, record in records.items():
         for key, points in record.items():
             interface, _, measure = key.rpartition("_alignment_")
@@ -96,7 +104,7 @@ def alignment(history):
     return figure
 
 
-def gradients(synthetic, true, title=None):
+def gradients(synthetic: np.ndarray, true: np.ndarray, title: str = "") -> Figure:
     """Draw a true and a synthetic gradient as two pictures in one scale of colours.
 
     Args:
@@ -136,11 +144,11 @@ def gradients(synthetic, true, title=None):
     return figure
 
 
-def _label(record, series):
+def _label(record: str, series: str) -> str:
     return f"{record} {series}".strip()
 
 
-def _figure(panels):
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

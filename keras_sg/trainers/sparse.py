@@ -4,11 +4,18 @@ In the steps between, the backward pass of such a synthesizer is left out, and n
 nor the state of their optimizer move (a gradient of zero would still move Adam's).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from keras_sg import _keras
 from keras_sg.optimizers import DecoupledOptimizer
+from keras_sg.step import Lesson
+from keras_sg.types import Tensor, Variable
+
+Updates = list[Tensor | None]  # a gradient for each of the model's trainable variables
 
 
 class SparseUpdates:
@@ -18,10 +25,10 @@ class SparseUpdates:
         interfaces: those interfaces; with none of them, all of this is Keras's own update.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self.model, self.optimizer = model, model.optimizer
         self.interfaces = [interface for interface in model.interfaces if interface.update_period > 1]
-        self._due = {}
+        self._due: dict[int, Tensor] = {}
         if self.interfaces:
             _check_optimizer(self.optimizer)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -37,17 +44,17 @@ class SparseUpdates:
                 with tf.init_scope():
                     self.optimizer.build(model.trainable_variables)
 
-    def due(self, period):
+    def due(self, period: int) -> Tensor:
         """Whether synthesizers of a period learn in this step: in steps 0, `period`, 2 `period`, ..."""
         if period not in self._due:
             self._due[period] = self._is_due(period)
         return self._due[period]
 
-    def _is_due(self, period):
+    def _is_due(self, period: int) -> Tensor:
         # The optimizer's count of steps is saved and restored with its state.
         return tf.equal(tf.convert_to_tensor(self.optimizer.iterations) % period, 0)
 
-    def teach(self, tape, lessons, updates):
+    def teach(self, tape: tf.GradientTape, lessons: list[Lesson], updates: Updates) -> Updates:
         """Add to `updates` the gradients of what synthesizers that are due learn from `lessons`."""
         taught = dict(zip(map(id, self.model.trainable_variables), updates))
         for interface in self.interfaces:
@@ -56,14 +63,14 @@ class SparseUpdates:
             if not own or not variables:
                 continue
 
-            def learn(own=own, variables=variables):
+            def learn(own: list[Lesson] = own, variables: list[Variable] = variables) -> list[Tensor]:
                 predictions, signals = zip(*[(lesson.prediction, lesson.signal) for lesson in own])
                 found = tape.gradient(
                     predictions, variables, output_gradients=signals, unconnected_gradients="zero"
                 )
                 return [tf.convert_to_tensor(gradient) for gradient in found]
 
-            def rest(variables=variables):
+            def rest(variables: list[Variable] = variables) -> list[Tensor]:
                 return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
             for variable, gradient in zip(variables, tf.cond(self.due(interface.update_period), learn, rest)):
@@ -71,7 +78,7 @@ class SparseUpdates:
                 taught[id(variable)] = gradient if before is None else before + gradient
         return [taught[id(variable)] for variable in self.model.trainable_variables]
 
-    def apply(self, updates):
+    def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
         if not self.interfaces:
             self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
@@ -80,17 +87,17 @@ class SparseUpdates:
         else:
             # A branch that reduces over replicas must be chosen outside of them (as Keras's own
             # LossScaleOptimizer does it).
-            def choose(strategy, updates):
+            def choose(strategy: tf.distribute.Strategy, updates: Updates) -> None:
                 self._choose(
                     updates, lambda function, *args: strategy.extended.call_for_each_replica(function, args)
                 )
 
             tf.distribute.get_replica_context().merge_call(choose, args=(updates,))
 
-    def _choose(self, updates, run):
+    def _choose(self, updates: Updates, run: Callable[..., Any]) -> None:
         """Apply `updates` in the branch in which just the synthesizers that are due are updated."""
 
-        def choose(periods, resting):
+        def choose(periods: list[int], resting: frozenset[int]) -> Tensor:
             if periods:
                 first, *others = periods
                 tf.cond(
@@ -104,7 +111,7 @@ class SparseUpdates:
 
         choose(sorted({interface.update_period for interface in self.interfaces}), frozenset())
 
-    def _apply_but(self, resting, updates):
+    def _apply_but(self, resting: frozenset[int], updates: Updates) -> None:
         held = {
             id(variable)
             for interface in self.interfaces
@@ -118,7 +125,7 @@ class SparseUpdates:
             self.optimizer.iterations.assign_add(1)
 
 
-def _check_optimizer(optimizer):
+def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     inner = _keras.inner_optimizer(optimizer)
     if isinstance(inner, keras.optimizers.MultiOptimizer) and not isinstance(inner, DecoupledOptimizer):
         raise ValueError(

@@ -1,32 +1,39 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_sg import _keras, gradients
-from keras_sg.step import Lesson, Step
+from keras_sg.labels import Label
+from keras_sg.step import GradientPrediction, Lesson, Step
 from keras_sg.trainers.sparse import SparseUpdates
+from keras_sg.types import Logs, Mixin, Nested, Tensor
 
 
-class TensorFlowTrainer:
+class TensorFlowTrainer(Mixin):
     """Mixed into `DecoupledModel`. Keras's own training step, and around it:
 
     labels on the way in, one backward pass for the modules, the synthesizers and the targets,
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
-    _observe_function = _observed_loss = None
+    _observe_function: Callable[..., Any]
+    _observed_loss: Any = None
 
-    def train_step(self, data):
+    def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = _batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = SparseUpdates(self)
         step = Step(labels=self.labels_from(y), due=sparse.due)
-        checks = [_assert_known(step.labels, interface) for interface in self.interfaces if interface.label]
+        kinds = [(interface.label, interface.name) for interface in self.interfaces if interface.label]
+        checks = [_assert_known(step.labels, *kind) for kind in kinds]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
             with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
@@ -54,7 +61,9 @@ class TensorFlowTrainer:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def interface_gradients(self, x, y, sample_weight=None):
+    def interface_gradients(
+        self, x: Nested, y: Nested, sample_weight: Nested = None
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The synthetic and the true gradient at every interface, on one batch.
 
         The true gradient is that of backpropagation through all of the network above, in training
@@ -78,7 +87,7 @@ class TensorFlowTrainer:
         pairs = self._observe_function(*batch)
         return {key: tuple(keras.ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
 
-    def _observe(self, x, y, sample_weight):
+    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
         step = Step(labels=self.labels_from(y), observed=True)
         batch, replicas = _batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
@@ -97,7 +106,9 @@ class TensorFlowTrainer:
             for prediction, target in zip(step.gradients, true)
         }
 
-    def _loss_per_example(self, x, y, y_pred, sample_weight, batch):
+    def _loss_per_example(
+        self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The training loss, and the loss of each example, `(batch,)`.
 
         A training loss is linear in the sample weights, so an example's share of it is its
@@ -131,7 +142,7 @@ class TensorFlowTrainer:
         return loss, tf.stop_gradient(per_example)
 
 
-def loss_lessons(step, example_loss, scale):
+def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson]:
     """Every predicted loss is to be the next one, and the last the example's own loss."""
     targets = [tf.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     return [
@@ -140,7 +151,9 @@ def loss_lessons(step, example_loss, scale):
     ]
 
 
-def gradient_lessons(predictions, arrived):
+def gradient_lessons(
+    predictions: list[GradientPrediction], arrived: list[tuple[Tensor | None, Tensor | None]]
+) -> list[Lesson]:
     """Every predicted gradient is to be the one that arrived at its interface."""
     lessons = []
     for prediction, (delta, scale) in zip(predictions, arrived):
@@ -158,14 +171,14 @@ def gradient_lessons(predictions, arrived):
     return lessons
 
 
-def _batch_size(x):
+def _batch_size(x: Nested) -> Tensor:
     return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
-def _unit_or_given(sample_weight, y_pred):
+def _unit_or_given(sample_weight: Nested, y_pred: Nested) -> Nested:
     """Sample weights as floats; ones, in a shape that Keras applies to whole examples, where None."""
 
-    def weights_of(output, given=None):
+    def weights_of(output: Tensor, given: Tensor | None = None) -> Tensor:
         if given is not None:
             return tf.cast(given, keras.config.floatx())
         # Keras fits (batch, 1) to losses of shape (batch,) as well as (batch, positions).
@@ -180,21 +193,22 @@ def _unit_or_given(sample_weight, y_pred):
     return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
 
 
-def _assert_known(y, interface):
+def _assert_known(y: Nested, kind: Label, name: str) -> tf.Operation | None:
     """An assertion that an interface knows the values of the labels; None where it ran eagerly.
 
     XLA leaves assertions out; there, `Label.rows` makes such a label NaN.
     """
-    interface.label.check(y)
+    kind.check(y)
     return tf.debugging.Assert(
-        tf.reduce_all(interface.label.known(y)),
-        [f"{interface.label.allowed} Received, at interface {interface.name!r}:", y],
+        tf.reduce_all(kind.known(y)),
+        [f"{kind.allowed} Received, at interface {name!r}:", y],
     )
 
 
-def _warn_of_idle(model, step):
+def _warn_of_idle(model: keras.Model, step: Step) -> None:
     """Warn of interfaces that the step did not meet: a true gradient may have passed there."""
-    met = {id(prediction.interface) for prediction in (*step.gradients, *step.losses)}
+    predictions: list[Any] = [*step.gradients, *step.losses]
+    met = {id(prediction.interface) for prediction in predictions}
     idle = [interface.name for interface in model.interfaces if id(interface) not in met]
     if idle:
         warnings.warn(
