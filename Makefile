@@ -1,12 +1,13 @@
 # make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
 # make test    the linter, the type checker and all tests, on TensorFlow and on JAX
-# Both start from a bare clone: Python 3.11 or newer is all they need.
+# make coverage    the tests once more, and which lines of the package they run: 95 % at least
+# All start from a bare clone: Python 3.11 or newer is all they need.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test clean
+.PHONY: demo test coverage clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.quickstart
@@ -17,6 +18,12 @@ test: .venv/test
 	$(BIN)/mypy keras_sg
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
+
+coverage: .venv/test
+	rm -f .coverage*
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto -q --cov --cov-report=
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -q -m "not tensorflow" --cov --cov-append --cov-report=
+	$(BIN)/coverage report
 
 .venv/demo: EXTRAS := tensorflow,examples
 .venv/test: EXTRAS := tensorflow,jax,examples,test
