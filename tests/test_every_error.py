@@ -28,10 +28,14 @@ def literals(node):
 
 
 def errors(tree):
-    """(line, literal parts of the message) of every error that is made in a module."""
+    """(line, literal parts of the message) of every error that is made in a module.
+
+    One that only hands on the message of another, `raise B(str(error)) from error`, says nothing itself.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and node.exc is not None:
-            yield node.lineno, literals(node.exc)
+            if node.cause is None or runs_of_letters(literals(node.exc)):
+                yield node.lineno, literals(node.exc)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "parser.error":
             yield node.lineno, literals(node)
 
@@ -82,3 +86,8 @@ def test_the_guard_itself(pattern, missed):
     tree = ast.parse(f"{first}\n{second}")
     messages = dict(zip(("one", "two"), (texts for _, texts in errors(tree))))
     assert uncovered(messages, [pattern]) == missed
+
+
+def test_what_is_an_error_to_the_guard():
+    code = "raise A\nraise B(str(error)) from error\nraise C('a message of its own') from error\nraise"
+    assert [line for line, _ in errors(ast.parse(code))] == [1, 3]
