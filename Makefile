@@ -1,5 +1,6 @@
 # make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
-# make test    the linter and all tests, on TensorFlow and on JAX
+# make test    the linter, the type checker and all tests, on TensorFlow and on JAX
+# make coverage    the tests once more, and which lines of the package they run: 95 % at least
 # make docs    the documentation, built strictly into site/; make docs-serve shows it on localhost:8000
 # All start from a bare clone: Python 3.11 or newer is all they need.
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test docs docs-serve clean
+.PHONY: demo test coverage docs docs-serve clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.quickstart
@@ -15,8 +16,15 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy keras_sg
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
+
+coverage: .venv/test
+	rm -f .coverage*
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto -q --cov --cov-report=
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -q -m "not tensorflow" --cov --cov-append --cov-report=
+	$(BIN)/coverage report
 
 docs: .venv/docs
 	$(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml

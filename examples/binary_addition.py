@@ -170,11 +170,10 @@ def main(argv=None):
             verbose=0,
             callbacks=[Recorder(x, y, results, record)],
         )
-    records = results.records
-    figure = plotting.curves({arm: record["mean_error"] for arm, record in records.items()}, list(records))
+    figure = plotting.curves(results.path, "mean_error")
     figure.axes[0].set(xlabel=f"{PASSES_PER_RECORD} passes", ylabel="mean |output - bit|", yscale="log")
     figure.savefig(args.output / "error.png", dpi=120)
-    print("\n" + table(records))
+    print("\n" + table(results.records))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,19 @@ Each has its own test in `tests/test_keras.py`, so that a Keras release that mov
 noticed there first.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 from keras.src import backend
 from keras.src.backend.common.variables import AutocastScope
 
+from keras_sg.types import Nested, Tensor, Variable
+
 STEP = "decoupled_step"
 
 
-def register_step(layer):
+def register_step(layer: keras.Layer) -> None:
     """Let `layer` take a `decoupled_step` call argument and hand it to every layer inside it.
 
     Keras calls these call-context arguments (as `training` is one); registering one of our own
@@ -20,12 +25,12 @@ def register_step(layer):
     layer._register_call_context_args(STEP)
 
 
-def sublayers(layer):
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Every layer inside `layer`, at any depth, in order of construction; not `layer` itself."""
     return layer._flatten_layers(include_self=False)
 
 
-def copy_mask(source, target):
+def copy_mask(source: Tensor, target: Tensor) -> Tensor:
     """Give `target` the mask that Keras has attached to `source`, if any; return `target`."""
     mask = backend.get_keras_mask(source)
     if mask is not None and target is not source:
@@ -33,46 +38,46 @@ def copy_mask(source, target):
     return target
 
 
-def producer(tensor):
+def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     """Where a symbolic Keras tensor comes from: the layer or operation, and which of its outputs."""
     return tensor._keras_history.operation, tensor._keras_history.tensor_index
 
 
-def consumed(model, tensor):
+def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:
     """Whether some layer of a functional model takes this symbolic tensor as an input."""
     nodes = [node for operation in getattr(model, "operations", ()) for node in operation._inbound_nodes]
     return any(x is tensor for node in nodes for x in node.input_tensors)
 
 
-def reductions(model):
+def reductions(model: keras.Model) -> list[str | None]:
     """How the losses that the model was compiled with are reduced; None for those that do not say."""
     losses = model._compile_loss._user_loss if model._compile_loss is not None else None
     return [getattr(loss, "reduction", None) for loss in keras.tree.flatten(losses)]
 
 
-def compute_loss(model, x, y, y_pred, sample_weight):
+def compute_loss(model: keras.Model, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested) -> Tensor:
     """The total training loss, as Keras's own `train_step` computes it (overrides included)."""
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
 
 
-def track_loss(model, loss, batch):
+def track_loss(model: keras.Model, loss: Tensor, batch: Tensor) -> None:
     """Report `loss`, a mean over `batch` examples, under the key `"loss"`."""
     model._loss_tracker.update_state(loss, sample_weight=batch)
 
 
-def inner_optimizer(optimizer):
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that a `LossScaleOptimizer` wraps, or the optimizer itself."""
     return (
         optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
     )
 
 
-def built_for(optimizer):
+def built_for(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     """The variables that an optimizer was built for, in their order."""
     return optimizer._trainable_variables
 
 
-def optimizer_of(multi, variable):
+def optimizer_of(multi: keras.optimizers.MultiOptimizer, variable: Variable) -> keras.optimizers.Optimizer:
     """The one of a `MultiOptimizer`'s optimizers that updates `variable`."""
     return multi._optimizer_map(variable)
 
@@ -85,7 +90,7 @@ class Knob:
     so that whatever copies or restores weights does not turn it.
     """
 
-    def __init__(self, layer, name, value):
+    def __init__(self, layer: keras.Layer, name: str, value: float) -> None:
         options = {"shape": (), "initializer": keras.initializers.Constant(value), "trainable": False}
         if keras.backend.backend() == "tensorflow":
             self.variable = keras.Variable(**options, name=name)
@@ -99,13 +104,13 @@ class Knob:
                 layer._tracker.lock()
 
 
-def uncast(variable):
+def uncast(variable: Variable) -> Tensor:
     """A variable's value here and now, whatever precision a layer around the caller computes in."""
     with AutocastScope(None):
         return variable.value
 
 
-def scope_with(values):
+def scope_with(values: Iterable[tuple[Variable, Tensor]]) -> keras.StatelessScope:
     """A `StatelessScope` in which variables have other values; pairs of both.
 
     Made inside a layer that computes in half precision, Keras's own would round the values to it.
@@ -114,16 +119,16 @@ def scope_with(values):
         return keras.StatelessScope(values, collect_losses=True)
 
 
-def compiled_loss(model):
+def compiled_loss(model: keras.Model) -> Any:
     """An object that `compile` makes anew."""
     return model._compile_loss
 
 
-def children(layer):
+def children(layer: keras.Layer) -> list[keras.Layer]:
     """The layers directly inside `layer`, in order of construction."""
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
-def contains(layer, kind):
+def contains(layer: keras.Layer, kind: type[keras.Layer]) -> bool:
     """Whether some layer inside `layer`, at any depth, is of a class."""
     return any(isinstance(inner, kind) for inner in sublayers(layer))

@@ -21,10 +21,12 @@ References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
 
 import numbers
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+from keras_sg.types import Tensor
 
 
 class Regression(NamedTuple):
@@ -34,11 +36,11 @@ class Regression(NamedTuple):
     `size * d value / d prediction`, elementwise: the derivative before the averaging.
     """
 
-    value: Callable
-    derivative: Callable
+    value: Callable[[Tensor, Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor], Tensor]
 
 
-def _huber(prediction, target):
+def _huber(prediction: Tensor, target: Tensor) -> Tensor:
     size = ops.absolute(prediction - target)
     return ops.mean(ops.where(size <= 1.0, 0.5 * ops.square(size), size - 0.5))
 
@@ -59,7 +61,7 @@ REGRESSIONS = {
 }
 
 
-def get_regression(loss):
+def get_regression(loss: str) -> Regression:
     """Return the `Regression` called `loss`.
 
     Args:
@@ -76,7 +78,7 @@ def get_regression(loss):
     return REGRESSIONS[loss]
 
 
-def check_mix(mix):
+def check_mix(mix: float) -> float:
     """Raise `ValueError` unless `mix` is a number from 0 to 1; return it as a float."""
     if isinstance(mix, bool) or not isinstance(mix, numbers.Real) or not 0.0 <= mix <= 1.0:
         raise ValueError(
@@ -87,7 +89,7 @@ def check_mix(mix):
     return float(mix)
 
 
-def per_example(delta, scale):
+def per_example(delta: Tensor, scale: Tensor) -> Tensor:
     """Turn an arrived gradient into a target: `delta * B / scale`, in float32 or wider.
 
     Args:
@@ -101,7 +103,9 @@ def per_example(delta, scale):
     return ops.cast(delta, wide) * (ops.cast(ops.shape(delta)[0], wide) / _or_one(scale, wide))
 
 
-def replace_gradient(h, synthetic, loss="mse", mix=1.0, weight=1.0):
+def replace_gradient(
+    h: Tensor, synthetic: Tensor, loss: str = "mse", mix: float | Tensor = 1.0, weight: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
     """Pass `h` on unchanged and send a synthetic gradient back in place of the true one.
 
     Add the anchor to the training loss. Call the synthesizer on `stop_gradient(h)`, so
@@ -150,8 +154,8 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0, weight=1.0):
         )
 
     @ops.custom_gradient
-    def exchange(h, synthetic, mix):
-        def grad(*arrived):
+    def exchange(h: Tensor, synthetic: Tensor, mix: Tensor) -> tuple[Any, Callable[..., Any]]:
+        def grad(*arrived: Any) -> tuple[Tensor, Tensor, Tensor]:
             # TensorFlow passes two gradients, JAX passes one tuple of two.
             delta, scale = arrived if len(arrived) == 2 else arrived[0]
             wide = _wide(h)
@@ -176,7 +180,9 @@ def replace_gradient(h, synthetic, loss="mse", mix=1.0, weight=1.0):
     return exchange(h, synthetic, ops.convert_to_tensor(mix, "float32"))
 
 
-def regression_gradient(prediction, target, loss, scale, weight=1.0):
+def regression_gradient(
+    prediction: Tensor, target: Tensor, loss: str, scale: float | Tensor, weight: float | Tensor = 1.0
+) -> Tensor:
     """What `prediction` receives from `scale * weight * loss(prediction, target)`; its dtype and shape."""
     wide = _wide(prediction)
     error = get_regression(loss).derivative(ops.cast(prediction, wide), ops.cast(target, wide))
@@ -184,17 +190,17 @@ def regression_gradient(prediction, target, loss, scale, weight=1.0):
     return ops.cast(error * (ops.cast(scale, wide) * ops.cast(weight, wide) / size), prediction.dtype)
 
 
-def widen(tensor):
+def widen(tensor: Tensor) -> Tensor:
     """A tensor in float32, or as it is if it is wider."""
     return ops.cast(tensor, _wide(tensor))
 
 
-def _wide(tensor):
+def _wide(tensor: Tensor) -> str:
     """The dtype to compute in: float32, or that of the tensor if it is wider."""
     return keras.backend.result_type(tensor.dtype, "float32")
 
 
-def _or_one(scale, dtype):
+def _or_one(scale: Tensor, dtype: str) -> Tensor:
     """The scale, or one where the anchor never reached a loss (its gradient is then zero)."""
     scale = ops.cast(scale, dtype)
     return ops.where(scale == 0.0, ops.ones_like(scale), scale)

@@ -2,14 +2,16 @@
 
 import inspect
 import warnings
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_sg import _keras
+from keras_sg.types import Nested, Tensor
 
 
-def is_graph(layer):
+def is_graph(layer: keras.Layer) -> bool:
     """Whether a layer is a Functional or Sequential model, whose layers can be rearranged."""
     return isinstance(layer, keras.Sequential) or (
         isinstance(layer, keras.Model) and hasattr(layer, "operations")
@@ -20,10 +22,10 @@ class Node(NamedTuple):
     """One call of a layer (or operation): who was called, and the nodes whose outputs it took."""
 
     layer: Any
-    parents: tuple
+    parents: tuple[int, ...]
 
     @property
-    def has_weights(self):
+    def has_weights(self) -> bool:
         return bool(getattr(self.layer, "trainable_weights", None))
 
 
@@ -35,11 +37,12 @@ class Graph:
             first use.
     """
 
-    def __init__(self):
-        self.nodes = []
-        self._sources = {}  # id of a symbolic tensor -> (the tensor, kept alive; its node's index)
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        # id of a symbolic tensor -> (the tensor, kept alive; its node's index)
+        self._sources: dict[int, tuple[Tensor, int]] = {}
 
-    def call(self, layer, *args, **kwargs):
+    def call(self, layer: keras.Layer, *args: Any, **kwargs: Any) -> Nested:
         """Call a layer; the `call_function` of `keras.models.clone_model`."""
         if isinstance(layer, keras.layers.Wrapper) and not args:
             # Called by keyword: a wrapper does not know the name that its layer has for the input.
@@ -51,11 +54,13 @@ class Graph:
         self._add(Node(layer, parents), keras.tree.flatten(outputs))
         return outputs
 
-    def uses(self, name):
+    def uses(self, name: str) -> list[int]:
         """Indices of the calls of the layer called `name`."""
         return [i for i, node in enumerate(self.nodes) if node.layer.name == name]
 
-    def leak(self, cut, cuts, outputs, nested):
+    def leak(
+        self, cut: int, cuts: list[int], outputs: Nested, nested: bool
+    ) -> tuple[keras.Layer, keras.Layer] | None:
         """A way for the gradient around a cut, or None.
 
         Args:
@@ -84,7 +89,7 @@ class Graph:
         around = next((i for i in sorted(open_nodes - below) if last in self.nodes[i].parents), last)
         return self.nodes[leaking[-1]].layer, self.nodes[around].layer
 
-    def warn_unless_separating(self, cut, cuts, outputs, nested):
+    def warn_unless_separating(self, cut: int, cuts: list[int], outputs: Nested, nested: bool) -> None:
         """Warn where `leak` finds a way around the cut."""
         leak = self.leak(cut, cuts, outputs, nested)
         if leak:
@@ -96,9 +101,10 @@ class Graph:
                 stacklevel=4,
             )
 
-    def _upstream(self, start, without=()):
+    def _upstream(self, start: Iterable[int], without: Collection[int] = ()) -> set[int]:
         """Indices of the nodes in `start` and above them towards the inputs, not past `without`."""
-        found, waiting = set(), list(start)
+        found: set[int] = set()
+        waiting = list(start)
         while waiting:
             i = waiting.pop()
             if i not in found and i not in without:
@@ -106,12 +112,12 @@ class Graph:
                 waiting.extend(self.nodes[i].parents)
         return found
 
-    def _source(self, tensor):
+    def _source(self, tensor: Tensor) -> int:
         if id(tensor) not in self._sources:
             self._add(Node(_keras.producer(tensor)[0], ()), [tensor])
         return self._sources[id(tensor)][1]
 
-    def _add(self, node, outputs):
+    def _add(self, node: Node, outputs: list[Tensor]) -> None:
         self.nodes.append(node)
         for tensor in outputs:
             self._sources[id(tensor)] = tensor, len(self.nodes) - 1

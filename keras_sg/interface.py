@@ -1,11 +1,14 @@
 """What every interface is made of: a module, a synthesizer, and labels for a conditional one."""
 
 import numbers
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from keras_sg import _keras, gradients, labels, synthesizers
+from keras_sg.step import Step
+from keras_sg.types import Config, Nested, Shape, Tensor
 
 
 class Interface(keras.layers.Wrapper):
@@ -19,15 +22,15 @@ class Interface(keras.layers.Wrapper):
 
     def __init__(
         self,
-        layer,
-        synthesizer,
-        num_classes=None,
-        label_size=None,
-        loss="mse",
-        mix=1.0,
-        update_period=1,
-        **kwargs,
-    ):
+        layer: keras.Layer,
+        synthesizer: synthesizers.Identifier,
+        num_classes: int | None = None,
+        label_size: int | None = None,
+        loss: str = "mse",
+        mix: float = 1.0,
+        update_period: int = 1,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(layer, keras.Layer):
             raise ValueError(
                 f"{type(self).__name__} wraps a Keras layer or model. "
@@ -41,7 +44,7 @@ class Interface(keras.layers.Wrapper):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self._recipe = synthesizers.get(synthesizer)
+        self._recipe: Any = synthesizers.get(synthesizer)
         unit_labels = getattr(self._recipe, "unit_labels", False)
         self.label = labels.kind(num_classes, label_size, unit_labels, self.compute_dtype)
         self.num_classes = None if num_classes is None else int(num_classes)
@@ -49,18 +52,18 @@ class Interface(keras.layers.Wrapper):
         gradients.get_regression(loss)
         self.loss = loss
         self.update_period = _check_period(update_period)
-        self.synthesizer = None
+        self.synthesizer: keras.Layer = None
         self.supports_masking = True
         self._initial_mix = gradients.check_mix(mix)
-        self._mix = None
+        self._mix: _keras.Knob | None = None
         _keras.register_step(self)
 
     @property
-    def mix(self):
+    def mix(self) -> float:
         """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
         return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
 
-    def move_mix(self, mix):
+    def move_mix(self, mix: float) -> bool:
         """Give `mix` another value.
 
         It is a constant of the training step until it is moved for the first time, and a variable
@@ -75,18 +78,18 @@ class Interface(keras.layers.Wrapper):
         """
         mix = gradients.check_mix(mix)
         stale = self._mix is None
-        if stale:
+        if self._mix is None:
             self._mix = _keras.Knob(self, "mix", mix)
         self._mix.variable.assign(mix)
         return stale
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Nothing: layer and synthesizer save theirs, and `mix` is in the configuration."""
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Nothing; see `save_own_variables`."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Nested) -> None:
         shape = self._interface_shape(input_shape)
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype_policy)
@@ -102,14 +105,14 @@ class Interface(keras.layers.Wrapper):
         self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
 
     @property
-    def _label_apart(self):
+    def _label_apart(self) -> bool:
         return self.label is not None and getattr(self.synthesizer, "label_apart", False)
 
     @property
-    def _feature_axis(self):
+    def _feature_axis(self) -> int:
         return getattr(self._recipe, "axis", -1)
 
-    def _seen_by_synthesizer(self, shape):
+    def _seen_by_synthesizer(self, shape: Shape) -> Nested:
         """What the synthesizer is called with at an interface of this shape, as symbolic tensors."""
         label = () if self.label is None else (self.label.size,)
         if self._label_apart:
@@ -119,7 +122,7 @@ class Interface(keras.layers.Wrapper):
         seen[self._feature_axis] += sum(label)
         return keras.KerasTensor(seen, self.compute_dtype)
 
-    def _make_synthesizer(self, shape):
+    def _make_synthesizer(self, shape: Shape) -> keras.Layer:
         own = isinstance(self._recipe, synthesizers.Synthesizer)
         synthesizer = self._recipe(shape, self.label) if own else self._recipe(shape)
         if not isinstance(synthesizer, keras.Layer):
@@ -132,16 +135,16 @@ class Interface(keras.layers.Wrapper):
             self._recipe = synthesizers.Existing(synthesizer)
         return synthesizer
 
-    def _output_spec(self, input_shape):
+    def _output_spec(self, input_shape: Nested) -> Nested:
         inputs = keras.tree.map_shape_structure(
             lambda shape: keras.KerasTensor(shape, dtype=self.compute_dtype), input_shape
         )
         return self.layer.compute_output_spec(inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Nested) -> Shape:
         return self._output_spec(input_shape).shape
 
-    def _interface_shape(self, input_shape):
+    def _interface_shape(self, input_shape: Nested) -> Shape:
         """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
         try:
             super().build(input_shape)
@@ -169,10 +172,10 @@ class Interface(keras.layers.Wrapper):
             )
         return tuple(output.shape)
 
-    def _check_prediction(self, shape, predicted):
-        raise NotImplementedError
+    def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
+        """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
 
-    def _label_rows(self, step, dtype):
+    def _label_rows(self, step: Step | None, dtype: str) -> Tensor | None:
         """The label as the synthesizer sees it, `(batch, size)`, or None."""
         if self.label is None:
             return None
@@ -185,17 +188,17 @@ class Interface(keras.layers.Wrapper):
             )
         return self.label.rows(step.labels, dtype)
 
-    def _predict(self, h, rows, step):
+    def _predict(self, h: Tensor, rows: Tensor | None, step: Step | None) -> Tensor:
         """Call the synthesizer, in training mode, on the interface and the label."""
         if rows is None:
             inputs = h
         else:
             inputs = [h, rows] if self._label_apart else labels.append(h, rows, self._feature_axis)
-        if self.update_period == 1 or step.sparse is None:
+        if self.update_period == 1 or step is None or step.sparse is None:
             return self.synthesizer(inputs, training=True)
         return step.sparse.predict(self, inputs)
 
-    def _exchange(self, h, synthetic, weight, step):
+    def _exchange(self, h: Tensor, synthetic: Tensor, weight: Tensor | None, step: Step | None) -> Tensor:
         """`h`, on the way back from which the module receives the predicted gradient.
 
         Args:
@@ -210,7 +213,7 @@ class Interface(keras.layers.Wrapper):
             return _keras.copy_mask(h, observed)
         mix = self._initial_mix if self._mix is None else ops.copy(self._mix.variable)
         # What the trainer teaches itself, nothing may reach here.
-        apart = self.update_period > 1 and step.sparse.apart
+        apart = self.update_period > 1 and step is not None and step.sparse.apart
         taught = ops.stop_gradient(synthetic) if apart else synthetic
         exchanged, anchor = gradients.replace_gradient(
             h, taught, self.loss, mix, 0.0 if weight is None else weight
@@ -221,10 +224,10 @@ class Interface(keras.layers.Wrapper):
         self.add_loss(anchor)
         return _keras.copy_mask(h, exchanged)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Nested, previous_mask: Nested) -> Nested:
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "synthesizer": synthesizers.serialize(self._recipe),
@@ -236,11 +239,11 @@ class Interface(keras.layers.Wrapper):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
         return super().from_config(dict(config), custom_objects=custom_objects)
 
 
-def _check_period(update_period):
+def _check_period(update_period: int) -> int:
     if (
         isinstance(update_period, bool)
         or not isinstance(update_period, numbers.Integral)

@@ -13,13 +13,18 @@ References: Jaderberg et al. 2016, appendix A (one-hot labels for dense interfac
 for convolutional ones).
 """
 
+import abc
 import dataclasses
 import numbers
 
 from keras import ops
 
+from keras_sg.types import Nested, Shape, Tensor
 
-def kind(num_classes, label_size, unit=False, dtype="float32"):
+
+def kind(
+    num_classes: int | None, label_size: int | None, unit: bool = False, dtype: str = "float32"
+) -> "Label | None":
     """The kind of label that an interface's arguments ask for, or None (unconditional).
 
     Args:
@@ -49,14 +54,38 @@ def kind(num_classes, label_size, unit=False, dtype="float32"):
     return None if label_size is None else Vector(int(label_size), unit, dtype)
 
 
-class Label:
+class Label(abc.ABC):
     """What both kinds share.
 
     Attributes:
         size: the number of features that a label becomes.
     """
 
-    def check(self, labels):
+    size: int
+
+    @property
+    @abc.abstractmethod
+    def expected(self) -> str:
+        """What an error says of shape and dtype."""
+
+    @property
+    @abc.abstractmethod
+    def allowed(self) -> str:
+        """What an error says of the values."""
+
+    @abc.abstractmethod
+    def known(self, labels: Tensor) -> Tensor:
+        """Boolean tensor `(batch,)`: where labels are what they should be."""
+
+    @abc.abstractmethod
+    def _wrong_with(self, shape: Shape, dtype: str) -> str:
+        """What is wrong with labels of a shape and dtype; nothing if nothing is."""
+
+    @abc.abstractmethod
+    def _rows(self, labels: Tensor) -> Tensor:
+        """Labels as features, `(batch, size)`, in any dtype."""
+
+    def check(self, labels: Nested) -> None:
         """Raise `ValueError` unless shape and dtype of `labels` are those of such labels."""
         if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
             raise ValueError(
@@ -69,14 +98,14 @@ class Label:
         if wrong:
             raise ValueError(f"{self.expected} Received: labels of shape {shape} and dtype {dtype}; {wrong}.")
 
-    def check_values(self, labels):
+    def check_values(self, labels: Nested) -> None:
         """Raise `ValueError` unless all of an array's labels are `known`, too."""
         self.check(labels)
         if not ops.convert_to_numpy(self.known(labels)).all():
             values = ops.convert_to_numpy(labels)
             raise ValueError(f"{self.allowed} Received: labels from {values.min()} to {values.max()}.")
 
-    def rows(self, labels, dtype):
+    def rows(self, labels: Nested, dtype: str) -> Tensor:
         """Labels as features, `(batch, size)`.
 
         A label that is not `known` becomes NaN: nothing is learned from it unnoticed, even where
@@ -103,27 +132,27 @@ class Classes(Label):
     size: int
 
     @property
-    def expected(self):
+    def expected(self) -> str:
         return (
             "A conditional interface needs class labels: integers of shape (batch,) or (batch, 1), or "
             f"one-hot rows of shape (batch, num_classes) with num_classes={self.size}."
         )
 
     @property
-    def allowed(self):
+    def allowed(self) -> str:
         return (
             f"Labels must lie in [0, {self.size}), as num_classes={self.size} says; or be one-hot (or soft) "
             "rows that sum to one. For rows with several ones, or other numbers, pass label_size instead."
         )
 
-    def _wrong_with(self, shape, dtype):
+    def _wrong_with(self, shape: Shape, dtype: str) -> str:
         if not 1 <= len(shape) <= 2:
             return "of another rank"
         if _is_index(shape):
             return "cast class indices to an integer dtype" if "float" in dtype else ""
         return "" if shape[1] in (None, self.size) else f"that is one-hot of width {shape[1]}"
 
-    def known(self, labels):
+    def known(self, labels: Tensor) -> Tensor:
         """Boolean tensor `(batch,)`: where labels are what they should be."""
         labels = ops.convert_to_tensor(labels)
         if _is_index(labels.shape):
@@ -134,7 +163,7 @@ class Classes(Label):
             ops.all(labels >= 0, axis=1), ops.absolute(ops.sum(labels, axis=1) - 1.0) < 1e-2
         )
 
-    def _rows(self, labels):
+    def _rows(self, labels: Tensor) -> Tensor:
         if _is_index(labels.shape):
             return ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), self.size)
         return labels
@@ -153,23 +182,23 @@ class Vector(Label):
     dtype: str = "float32"
 
     @property
-    def expected(self):
+    def expected(self) -> str:
         return (
             "A conditional interface needs label vectors: numbers of shape (batch, label_size) with "
             f"label_size={self.size}. For class indices, pass num_classes instead."
         )
 
     @property
-    def allowed(self):
+    def allowed(self) -> str:
         limits = " from 0 to 1" if self.unit else ""
         return f"Label vectors must hold numbers{limits} that are finite in {self.dtype}."
 
-    def _wrong_with(self, shape, dtype):
+    def _wrong_with(self, shape: Shape, dtype: str) -> str:
         if shape[1:] in ((self.size,), (None,)) or (len(shape) == 1 and self.size == 1):
             return ""
         return "a class index?" if len(shape) == 1 or shape[1:] == (1,) else "of another shape"
 
-    def known(self, labels):
+    def known(self, labels: Tensor) -> Tensor:
         """Boolean tensor `(batch,)`: where labels are what they should be."""
         labels = ops.cast(ops.convert_to_tensor(labels), self.dtype)
         fine = ops.isfinite(labels)
@@ -177,16 +206,16 @@ class Vector(Label):
             fine = ops.logical_and(fine, ops.logical_and(labels >= 0.0, labels <= 1.0))
         return ops.all(self._rows(fine), axis=1)
 
-    def _rows(self, labels):
+    def _rows(self, labels: Tensor) -> Tensor:
         return ops.reshape(labels, (ops.shape(labels)[0], self.size))
 
 
-def _is_index(shape):
+def _is_index(shape: Shape) -> bool:
     """Whether labels of a shape are class indices, `(batch,)` or `(batch, 1)`, rather than rows."""
     return len(shape) == 1 or shape[-1] == 1
 
 
-def append(h, rows, axis=-1):
+def append(h: Tensor, rows: Tensor, axis: int = -1) -> Tensor:
     """Concatenate rows behind the features of `h`, the same at every position.
 
     Args:

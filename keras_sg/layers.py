@@ -7,12 +7,16 @@ interface's synthesizer predicts instead of from what comes down through the res
 
 import functools
 import operator
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_sg import nested
 from keras_sg.interface import Interface
+from keras_sg.step import Step
+from keras_sg.synthesizers import Identifier
+from keras_sg.types import Config, Nested, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -88,15 +92,15 @@ class SyntheticGradient(Interface):
 
     def __init__(
         self,
-        layer,
-        synthesizer="linear",
-        num_classes=None,
-        label_size=None,
-        loss="mse",
-        mix=1.0,
-        update_period=1,
-        **kwargs,
-    ):
+        layer: keras.Layer,
+        synthesizer: Identifier = "linear",
+        num_classes: int | None = None,
+        label_size: int | None = None,
+        loss: str = "mse",
+        mix: float = 1.0,
+        update_period: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             layer,
             synthesizer,
@@ -108,7 +112,7 @@ class SyntheticGradient(Interface):
             **kwargs,
         )
 
-    def _check_prediction(self, shape, predicted):
+    def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         if predicted != shape:
             raise ValueError(
                 f"The synthesizer of interface {self.name!r} must predict a gradient of the "
@@ -116,7 +120,14 @@ class SyntheticGradient(Interface):
                 f"shape {predicted}."
             )
 
-    def call(self, inputs, *args, training=None, decoupled_step=None, **kwargs):
+    def call(
+        self,
+        inputs: Nested,
+        *args: Any,
+        training: bool | None = None,
+        decoupled_step: Step | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
         if not training:
             return h
@@ -194,16 +205,16 @@ class SyntheticLoss(Interface):
 
     def __init__(
         self,
-        layer,
-        synthesizer="critic",
-        num_classes=None,
-        label_size=None,
-        loss="mse",
-        sobolev=False,
-        mix=1.0,
-        update_period=1,
-        **kwargs,
-    ):
+        layer: keras.Layer,
+        synthesizer: Identifier = "critic",
+        num_classes: int | None = None,
+        label_size: int | None = None,
+        loss: str = "mse",
+        sobolev: bool = False,
+        mix: float = 1.0,
+        update_period: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             layer,
             synthesizer,
@@ -218,7 +229,7 @@ class SyntheticLoss(Interface):
             raise ValueError(f"`sobolev` must be True or False. Received: sobolev={sobolev!r}.")
         self.sobolev = sobolev
 
-    def _check_prediction(self, shape, predicted):
+    def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         if predicted not in ((shape[0],), (shape[0], 1)):
             raise ValueError(
                 f"The synthesizer of interface {self.name!r} must predict one loss an example, "
@@ -226,7 +237,14 @@ class SyntheticLoss(Interface):
                 f"{self.synthesizer.name!r} with output of shape {predicted}."
             )
 
-    def call(self, inputs, *args, training=None, decoupled_step=None, **kwargs):
+    def call(
+        self,
+        inputs: Nested,
+        *args: Any,
+        training: bool | None = None,
+        decoupled_step: Step | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
         if not training:
             return h
@@ -248,9 +266,9 @@ class SyntheticLoss(Interface):
             return self._exchange(h, synthetic, ops.cast(elements, "float32"), decoupled_step)
         return self._exchange(h, ops.stop_gradient(synthetic), None, decoupled_step)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "sobolev": self.sobolev}
 
 
-def _flat(predicted):
+def _flat(predicted: Tensor) -> Tensor:
     return ops.cast(ops.reshape(predicted, (-1,)), keras.config.floatx())

@@ -1,16 +1,21 @@
 """`DecoupledModel`: a functional Keras model that knows its interfaces."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sg import _keras
 from keras_sg.graph import is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
+from keras_sg.step import Lesson
 from keras_sg.trainers import Trainer
 from keras_sg.trainers.sparse import check_optimizer
+from keras_sg.types import Logs, Nested, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -60,28 +65,29 @@ class DecoupledModel(Trainer, keras.Model):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343.
     """
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):
+    def __init__(self, inputs: Nested, outputs: Nested, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         _keras.register_step(self)
         _check_outputs(self)
         self._keys = _keys(self.interfaces)
         self._reports = _reports(self.interfaces, self._keys)
         self._report = True
-        self._observe_function = self._observed_loss = None
+        self._observe_function: Any = None
+        self._observed_loss: Any = None
 
     @property
-    def interfaces(self):
+    def interfaces(self) -> list[Interface]:
         """The interfaces in this model, at any depth, each once, in order."""
         return interfaces_in(self)
 
-    def key_of(self, interface):
+    def key_of(self, interface: Interface) -> str:
         """What everything that is reported of an interface begins with: its name.
 
         Where several interfaces share a name, all but the first are numbered.
         """
         return self._keys[id(interface)]
 
-    def observe(self, lessons, batch):
+    def observe(self, lessons: list[Lesson], batch: Tensor) -> None:
         """Report how well the synthesizers did in a step.
 
         Args:
@@ -97,7 +103,7 @@ class DecoupledModel(Trainer, keras.Model):
                     met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
                     self._report_of(interface, "sg_cosine", ops.mean(met), batch)
 
-    def _report_of(self, interface, key, value, batch):
+    def _report_of(self, interface: Interface, key: str, value: Tensor, batch: Tensor) -> None:
         # A replica may go without examples; there is nothing to report then.
         counts = ops.convert_to_tensor(batch) > 0
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -109,19 +115,19 @@ class DecoupledModel(Trainer, keras.Model):
                 self._reports[name].update_state(value, sample_weight=batch)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         reports = [] if self._report else list(self._reports.values())
         return [metric for metric in super().metrics if not any(metric is report for report in reports)]
 
     @contextlib.contextmanager
-    def _without_reports(self):
+    def _without_reports(self) -> Iterator[None]:
         self._report = False
         try:
             yield
         finally:
             self._report = True
 
-    def labels_from(self, y):
+    def labels_from(self, y: Nested) -> Nested:
         """The labels for conditional interfaces. Override it where `y` holds more than them.
 
         Args:
@@ -134,16 +140,18 @@ class DecoupledModel(Trainer, keras.Model):
         leaves = keras.tree.flatten(y)
         return leaves[0] if len(leaves) == 1 else y
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(self, x: Any = None, y: Nested = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
-        kinds = {interface.label for interface in self.interfaces} - {None}
+        kinds = {interface.label for interface in self.interfaces if interface.label}
         if kinds and y is not None:
             found = self.labels_from(y)
             for kind in kinds if hasattr(found, "dtype") else ():
                 kind.check_values(found)
         return super().fit(x, y, *args, **kwargs)
 
-    def interface_gradients(self, x, y, sample_weight=None):
+    def interface_gradients(
+        self, x: Nested, y: Nested, sample_weight: Nested = None
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The synthetic and the true gradient at every interface, on one batch.
 
         The true gradient is that of backpropagation through all of the network above, in training
@@ -169,34 +177,34 @@ class DecoupledModel(Trainer, keras.Model):
         pairs = self._observe_function(*batch)
         return {key: tuple(ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> Any:
         check_optimizer(self)
         return super().make_train_function(force)
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
         with self._without_reports():
             return super().evaluate(*args, **kwargs)
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
         with self._without_reports():
             return super().test_on_batch(*args, **kwargs)
 
 
-def interfaces_in(layer):
+def interfaces_in(layer: keras.Layer) -> list[Interface]:
     """The interfaces inside `layer`, at any depth, each once, in order."""
     found = [sublayer for sublayer in _keras.sublayers(layer) if isinstance(sublayer, Interface)]
     return list({id(interface): interface for interface in found}.values())
 
 
-def cosine(a, b):
+def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine between `a` and `b` for each example, `(batch,)`; 0 where either is zero."""
     a, b = (ops.reshape(x, (ops.shape(x)[0], -1)) for x in (a, b))
     return ops.divide_no_nan(ops.sum(a * b, axis=1), ops.norm(a, axis=1) * ops.norm(b, axis=1))
 
 
-def _keys(interfaces):
+def _keys(interfaces: list[Interface]) -> dict[int, str]:
     """What the metrics of each interface begin with: its name, numbered where several share it."""
-    keys = {}
+    keys: dict[int, str] = {}
     for interface in interfaces:
         key, number = interface.name, 0
         while key in keys.values():
@@ -206,7 +214,7 @@ def _keys(interfaces):
     return keys
 
 
-def _reports(interfaces, keys):
+def _reports(interfaces: list[Interface], keys: dict[int, str]) -> dict[str, keras.metrics.Mean]:
     """The metrics of a model with these interfaces, by name."""
     gradients_only = [
         interface
@@ -220,7 +228,7 @@ def _reports(interfaces, keys):
     return {name: keras.metrics.Mean(name=name) for name in names}
 
 
-def _check_outputs(model):
+def _check_outputs(model: keras.Model) -> None:
     for output in keras.tree.flatten(model.outputs):
         graph, (layer, index) = model, _keras.producer(output)
         while is_graph(layer) and not _keras.consumed(graph, output):

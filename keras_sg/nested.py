@@ -8,13 +8,21 @@ The one place outside `keras_sg.trainers` that asks for the backend: a gradient 
 among Keras's operations.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sg import _keras
+from keras_sg.types import Tensor
+
+State = tuple[list[Tensor], list[Tensor]]
 
 
-def value_and_gradient(function, h, layer):
+def value_and_gradient(
+    function: Callable[[Tensor], Tensor], h: Tensor, layer: keras.Layer
+) -> tuple[Tensor, Tensor]:
     """The values of `function(h)` and the gradient of their sum, which can be differentiated again.
 
     Args:
@@ -40,7 +48,7 @@ def value_and_gradient(function, h, layer):
     return values, back(ops.ones_like(values))[0]
 
 
-def isolate(layer, function, held=False):
+def isolate(layer: keras.Layer, function: Callable[[], Any], held: bool = False) -> tuple[Any, State]:
     """Run `function()`, which calls `layer`, without a trace.
 
     Args:
@@ -63,7 +71,7 @@ def isolate(layer, function, held=False):
     return result, ([state[id(variable)] for variable in layer.non_trainable_variables], scope.losses)
 
 
-def settle(layer, state):
+def settle(layer: keras.Layer, state: State) -> None:
     """Give a layer the state that `isolate` returned."""
     values, losses = state
     for variable, value in zip(layer.non_trainable_variables, values):

@@ -4,13 +4,14 @@ import keras
 
 from keras_sg import _keras
 from keras_sg.synthesizers import SCOPE
+from keras_sg.types import Tensor, Variable
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
 class DecoupledOptimizer(keras.optimizers.MultiOptimizer):
     """A `keras.optimizers.MultiOptimizer` that can leave variables out; see `decoupled_optimizer`."""
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: list[Tensor | None], trainable_variables: list[Variable] | None = None) -> None:
         """As Keras's, and a part of the variables will do: an optimizer with none of them rests.
 
         Variables are left out by leaving them out of both lists, or by a gradient that is None.
@@ -30,7 +31,10 @@ class DecoupledOptimizer(keras.optimizers.MultiOptimizer):
         self.iterations.assign_add(1)
 
 
-def decoupled_optimizer(optimizer="adam", synthesizer="adam"):
+def decoupled_optimizer(
+    optimizer: str | keras.optimizers.Optimizer = "adam",
+    synthesizer: str | keras.optimizers.Optimizer = "adam",
+) -> DecoupledOptimizer:
     """One optimizer for the modules, another for the synthesizers.
 
     A `keras.optimizers.MultiOptimizer` that sends the variables of every synthesizer (those
@@ -63,7 +67,7 @@ def decoupled_optimizer(optimizer="adam", synthesizer="adam"):
     return DecoupledOptimizer(keras.optimizers.OptimizerMap(modules, {f"(.*/)?{SCOPE}/.*": synthesizers}))
 
 
-def _single(optimizer, argument):
+def _single(optimizer: str | keras.optimizers.Optimizer, argument: str) -> keras.optimizers.Optimizer:
     wrappers = (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)
     found = keras.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     if not isinstance(found, keras.optimizers.Optimizer) or isinstance(found, wrappers):

@@ -1,15 +1,21 @@
 """Figures of training: its curves, the quality of synthetic gradients, and the gradients themselves.
 
-Every function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`. A history may
-be what `fit` returns (or its `history` dictionary), or the path of a file that CSVLogger wrote.
-Matplotlib is imported when a figure is drawn.
+Every function returns a `matplotlib.figure.Figure`; save it with `figure.savefig(path)`. A history is
+all that `keras_sg.histories.read` reads: what `fit` returns, a CSVLogger's file, an example's
+`results.json`, or several of them by name. Matplotlib is imported when a figure is drawn.
 """
 
-import csv
-import pathlib
+from __future__ import annotations
 
-import keras
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from keras_sg import histories
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MEASURES = {
     "cosine": "cosine with the true gradient",
@@ -18,18 +24,19 @@ MEASURES = {
 }
 
 
-def curves(history, keys):
-    """Draw series of a history against the epoch.
+def curves(history: histories.History, keys: str | list[str]) -> Figure:
+    """Draw series against the epoch (or step): a line for each series of each record.
 
     Args:
-        history: a `keras.callbacks.History`, a dictionary of series, or the path of a CSV file.
-        keys: the names of the series to draw in one set of axes.
+        history: see `keras_sg.histories.read`.
+        keys: the name of the series to draw, or a list of several. A record that lacks one of
+            them has a line less.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: the history has no series of one of these names.
+        ValueError: no record has a series of one of these names; or `history` is none.
 
     Example:
 
@@ -38,28 +45,34 @@ def curves(history, keys):
     figure = plotting.curves({"loss": [2.0, 1.0, 0.5]}, ["loss"])
     ```
     """
-    series, keys = _series(history), [keys] if isinstance(keys, str) else keys
-    missing = [key for key in keys if key not in series]
+    records, keys = histories.read(history), [keys] if isinstance(keys, str) else keys
+    known = {key for record in records.values() for key in record}
+    missing = [key for key in keys if key not in known]
     if missing:
-        raise ValueError(f"The history has no series {missing}. It has {sorted(series)}.")
+        raise ValueError(f"The history has no series {missing}. It has {sorted(known)}.")
     figure, axes = _figure(1)
-    for key in keys:
-        axes[0].plot(range(1, len(series[key]) + 1), series[key], label=key)
+    for name, record in records.items():
+        for key in keys:
+            if key in record:
+                shown = "" if name and len(keys) == 1 else key
+                axes[0].plot(*record[key], label=_label(name, shown))
+    if len(keys) == 1:
+        axes[0].set(ylabel=keys[0])  # instead of in every label
     axes[0].legend()
     return figure
 
 
-def alignment(history):
+def alignment(history: histories.History) -> Figure:
     """Draw what `keras_sg.callbacks.GradientAlignment` measured: a panel a measure, a line an interface.
 
     Args:
-        history: as for `curves`.
+        history: see `keras_sg.histories.read`.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: the history holds no such measures.
+        ValueError: no record holds such measures; or `history` is none.
 
     Example:
 
@@ -68,29 +81,30 @@ def alignment(history):
     figure = plotting.alignment({"block1_alignment_cosine": [0.0, 0.3, 0.5]})
     ```
     """
-    series = _series(history)
-    found = {
-        measure: {key: values for key, values in series.items() if key.endswith(f"_alignment_{measure}")}
-        for measure in MEASURES
-    }
+    records = histories.read(history)
+    found: dict[str, list[tuple[str, histories.Points]]] = {measure: [] for measure in MEASURES}
+    for name, record in records.items():
+        for key, points in record.items():
+            interface, _, measure = key.rpartition("_alignment_")
+            if measure in found:
+                found[measure].append((_label(name, interface), points))
     found = {measure: lines for measure, lines in found.items() if lines}
     if not found:
         raise ValueError(
             "The history holds no alignment of gradients. Train with "
             "callbacks=[keras_sg.callbacks.GradientAlignment(x, y)]. "
-            f"Received: a history with the series {sorted(series)}."
+            f"Received: a history with the series {sorted({key for r in records.values() for key in r})}."
         )
     figure, axes = _figure(len(found))
     for panel, (measure, lines) in zip(axes, found.items()):
-        for key, values in lines.items():
-            name = key.removesuffix(f"_alignment_{measure}")
-            panel.plot(range(1, len(values) + 1), values, label=name)
+        for label, points in lines:
+            panel.plot(*points, label=label)
         panel.set(title=MEASURES[measure])
     axes[0].legend()
     return figure
 
 
-def gradients(synthetic, true, title=None):
+def gradients(synthetic: np.ndarray, true: np.ndarray, title: str = "") -> Figure:
     """Draw a true and a synthetic gradient as two pictures in one scale of colours.
 
     Args:
@@ -130,24 +144,11 @@ def gradients(synthetic, true, title=None):
     return figure
 
 
-def _series(history):
-    """A history as a dictionary of lists of numbers."""
-    if isinstance(history, keras.callbacks.History):
-        return history.history
-    if isinstance(history, dict):
-        return history
-    if not isinstance(history, (str, pathlib.Path)):
-        raise ValueError(
-            "A history is what fit() returns, a dictionary of series, or the path of a CSV file. "
-            f"Received: {history!r} (of type {type(history).__name__})."
-        )
-    with open(history, newline="") as file:
-        rows = list(csv.DictReader(file))
-    number = lambda text: float("nan") if text in ("", "NA") else float(text)
-    return {key: [number(row[key]) for row in rows] for key in (rows[0] if rows else ())}
+def _label(record: str, series: str) -> str:
+    return f"{record} {series}".strip()
 
 
-def _figure(panels):
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

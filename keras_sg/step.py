@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_sg import gradients
+from keras_sg.types import Nested, Tensor
 
 
 class GradientPrediction(NamedTuple):
@@ -22,17 +23,17 @@ class GradientPrediction(NamedTuple):
     """
 
     interface: Any
-    h: Any
-    anchor: Any
-    synthetic: Any
-    weight: Any
+    h: Tensor
+    anchor: Tensor
+    synthetic: Tensor
+    weight: Tensor
 
 
 class LossPrediction(NamedTuple):
     """What a `SyntheticLoss` leaves in a step: its predicted loss per example, `(batch,)`."""
 
     interface: Any
-    value: Any
+    value: Tensor
 
 
 class Lesson(NamedTuple):
@@ -43,19 +44,19 @@ class Lesson(NamedTuple):
     """
 
     interface: Any
-    prediction: Any
-    target: Any
-    weight: Any
-    scale: Any
+    prediction: Tensor
+    target: Tensor
+    weight: Tensor
+    scale: Tensor
 
     @property
-    def loss(self):
+    def loss(self) -> Tensor:
         """The regression loss, a scalar in the dtype of the target."""
         regression = gradients.get_regression(self.interface.loss)
         return self.weight * regression.value(ops.cast(self.prediction, self.target.dtype), self.target)
 
     @property
-    def signal(self):
+    def signal(self) -> Tensor:
         """The gradient of the scaled regression loss by the prediction, in its shape and dtype."""
         return gradients.regression_gradient(
             self.prediction, self.target, self.interface.loss, self.scale, self.weight
@@ -76,19 +77,21 @@ class Step:
         losses: list of `LossPrediction`, likewise.
     """
 
-    def __init__(self, labels=None, sparse=None, observed=False):
+    def __init__(self, labels: Nested = None, sparse: Any = None, observed: bool = False) -> None:
         self.labels = labels
         self.sparse = sparse
         self.observed = observed
-        self.gradients = []
-        self.losses = []
+        self.gradients: list[GradientPrediction] = []
+        self.losses: list[LossPrediction] = []
 
-    def tap(self, tensor):
+    def tap(self, tensor: Tensor) -> Tensor:
         """The tensor, so that the gradient that arrives at it can be read."""
         return tensor
 
-    def add_gradient(self, interface, h, anchor, synthetic, weight=1.0):
+    def add_gradient(
+        self, interface: Any, h: Tensor, anchor: Tensor, synthetic: Tensor, weight: Tensor = 1.0
+    ) -> None:
         self.gradients.append(GradientPrediction(interface, h, anchor, synthetic, weight))
 
-    def add_loss(self, interface, value):
+    def add_loss(self, interface: Any, value: Tensor) -> None:
         self.losses.append(LossPrediction(interface, value))

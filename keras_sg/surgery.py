@@ -5,6 +5,8 @@ original, nothing is copied or retrained.
 """
 
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 
@@ -14,8 +16,15 @@ from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
 from keras_sg.models import DecoupledModel, interfaces_in
 
+Rebuild = Callable[[keras.Layer], keras.Layer]
 
-def decouple(model, after, interface=SyntheticGradient, **options):
+
+def decouple(
+    model: keras.Model,
+    after: str | keras.Layer | Iterable[str | keras.Layer],
+    interface: type[Interface] = SyntheticGradient,
+    **options: Any,
+) -> DecoupledModel:
     """Cut a Functional or Sequential model behind the named layers.
 
     Args:
@@ -68,7 +77,7 @@ def decouple(model, after, interface=SyntheticGradient, **options):
     return _as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
 
 
-def strip(model):
+def strip(model: keras.Model) -> keras.Model:
     """Take the interfaces out of a model: the plain network, with the same weights.
 
     Args:
@@ -98,7 +107,7 @@ def strip(model):
     """
     _check_graph(model, "strip")
 
-    def take_out(layer):
+    def take_out(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, Interface):
             return take_out(layer.layer)
         if is_graph(layer) and interfaces_in(layer):
@@ -116,15 +125,15 @@ def strip(model):
     return stripped
 
 
-def _insert(model, names, wrap, nested=False):
+def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: bool = False) -> keras.Model:
     """`model` with `wrap(layer)` in the place of every layer named; a plain keras.Model."""
     here = {name for name in names if "/" not in name}
-    inside = {}
+    inside: dict[str, list[str]] = {}
     for name in sorted(set(names) - here):
         outer, inner = name.split("/", 1)
         inside.setdefault(outer, []).append(inner)
 
-    def replace(layer):
+    def replace(layer: keras.Layer) -> keras.Layer:
         new = _insert(layer, inside[layer.name], wrap, nested=True) if layer.name in inside else layer
         return wrap(new) if layer.name in here else new
 
@@ -144,8 +153,8 @@ def _insert(model, names, wrap, nested=False):
     return result
 
 
-def _wrapper(interface, options):
-    def wrap(layer):
+def _wrapper(interface: type[Interface], options: dict[str, Any]) -> Rebuild:
+    def wrap(layer: keras.Layer) -> keras.Layer:
         chosen = dict(options)
         if isinstance(chosen.get("synthesizer"), keras.Layer):
             chosen["synthesizer"] = synthesizers.copy_of(chosen["synthesizer"])
@@ -154,7 +163,9 @@ def _wrapper(interface, options):
     return wrap
 
 
-def _clone(model, clone_function, call_function=None):
+def _clone(
+    model: keras.Model, clone_function: Rebuild, call_function: Callable[..., Any] | None = None
+) -> keras.Model:
     """Rebuild the graph of a Functional or Sequential model with layers exchanged."""
     if isinstance(model, keras.Sequential) and call_function is None:
         return keras.Sequential([model.inputs[0], *map(clone_function, model.layers)], name=model.name)
@@ -163,14 +174,14 @@ def _clone(model, clone_function, call_function=None):
     )
 
 
-def _as_model(model, model_class=keras.Model):
+def _as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model) -> keras.Model:
     """The graph of `model` once more, neither compiled nor of a class of its own."""
     if isinstance(model, keras.Sequential):
         return model_class(model.inputs[0], model.outputs[0], name=model.name)
     return model_class(model.input, model.output, name=model.name)
 
 
-def _paths(model, prefix=""):
+def _paths(model: keras.Model, prefix: str = "") -> Iterator[str]:
     """Every layer that can be named in `after`, nested ones by their path."""
     for layer in model.layers:
         if not isinstance(layer, keras.layers.InputLayer):
@@ -179,7 +190,7 @@ def _paths(model, prefix=""):
                 yield from _paths(layer, f"{prefix}{layer.name}/")
 
 
-def _check_graph(model, verb):
+def _check_graph(model: keras.Model, verb: str) -> None:
     if not is_graph(model):
         raise ValueError(
             f"keras_sg.{verb} works on Functional and Sequential models, whose layers it can rearrange. "
@@ -194,7 +205,7 @@ def _check_graph(model, verb):
         )
 
 
-def _check_decouple(model, names, interface):
+def _check_decouple(model: keras.Model, names: list[str], interface: type[Interface]) -> None:
     _check_graph(model, "decouple")
     if not (isinstance(interface, type) and issubclass(interface, Interface)):
         raise ValueError(

@@ -19,4 +19,4 @@ def test_update_period(tmp_path, monkeypatch, capsys):
     assert found["ratios"]["resting / learning"] == pytest.approx(ratio)
     with pytest.raises(SystemExit):
         module.main(["--steps", "1"])
-    assert "at least 2. Received: 1" in capsys.readouterr().err
+    assert "--steps must be at least 2. Received: 1" in capsys.readouterr().err

@@ -152,14 +152,14 @@ def test_schedules_that_are_wrong():
     model = mlp(1, model_class=keras.Model)
     model.compile("sgd", "mse")
     for wrong in (1.5, -0.1, None, "1", float("nan")):
-        with pytest.raises(ValueError, match=rf"(?s)schedule.*from 0.*to 1.*mix={wrong!r}"):
+        with pytest.raises(ValueError, match=rf"(?s)MixSchedule returned no mix.*0.*to 1.*mix={wrong!r}"):
             fit(model, 1, callbacks.MixSchedule(lambda epoch, mix=wrong: mix))
-    with pytest.raises(ValueError, match=r"'epoch' or 'step'.*'batch'"):
+    with pytest.raises(ValueError, match=r"`unit` must be 'epoch' or 'step'.*'batch'"):
         callbacks.MixSchedule(lambda epoch: 1.0, unit="batch")
     if keras.backend.backend() == "jax":
-        with pytest.raises(ValueError, match="On JAX"):
+        with pytest.raises(ValueError, match="On JAX, Keras hands a model's variables"):
             fit(model, 1, callbacks.MixSchedule(lambda step: 1.0, unit="step"))
-        with pytest.raises(ValueError, match="On JAX"):
+        with pytest.raises(ValueError, match="On JAX, Keras writes a model's variables"):
             callbacks.UpdateSize(per="step")
 
 
@@ -289,7 +289,7 @@ def test_alignment_needs_a_decoupled_model():
     x, y, _ = data()
     model = mlp(1, model_class=keras.Model)
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"DecoupledModel.*of type Functional"):
+    with pytest.raises(ValueError, match=r"compares gradients at.*DecoupledModel.*of type Functional"):
         fit(model, 1, callbacks.GradientAlignment(x, y))
 
 
@@ -333,5 +333,5 @@ def test_update_size_of_weights_that_begin_at_zero():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3, kernel_initializer="zeros")])
     model.compile("sgd", "mse")
     assert fit(model, 1, callbacks.UpdateSize())["output_update_size"] == [float("inf")]
-    with pytest.raises(ValueError, match=r"'epoch' or 'step'.*'batch'"):
+    with pytest.raises(ValueError, match=r"`per` must be 'epoch' or 'step'.*'batch'"):
         callbacks.UpdateSize(per="batch")

@@ -183,7 +183,11 @@ def test_a_layer_of_ones_own_may_take_the_label_apart():
 
 WRONG = {
     "unconditional": ({}, None, "predicts the label.*num_classes.*label_size.*Received: Critic"),
-    "classes for bits": ({"num_classes": 3}, "binary_crossentropy", "label vectors.*Classes"),
+    "classes for bits": (
+        {"num_classes": 3},
+        "binary_crossentropy",
+        "other losses are for label vectors.*Classes",
+    ),
     "bits for classes": ({"label_size": 3}, "categorical_crossentropy", "class labels.*Vector"),
 }
 

@@ -24,6 +24,7 @@ PUBLIC = {
         keras_sg.synthesizers,
         keras_sg.callbacks,
         keras_sg.callbacks.alignment,
+        keras_sg.histories,
         keras_sg.plotting,
     )
     for name, value in vars(holder).items()

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_sg
+
 pytestmark = pytest.mark.tensorflow
 ROOT = __import__("pathlib").Path(__file__).parent.parent
 
@@ -212,6 +214,13 @@ def test_cifar10_every_arm(cifar10, tmp_path, policy):
     assert (tmp_path / "accuracy.png").stat().st_size > 1000
 
 
+def test_a_batch_larger_than_the_data(monkeypatch, tmp_path):
+    data = {"image": np.zeros((5, 28, 28, 1), "uint8"), "label": np.zeros(5, "int64")}
+    monkeypatch.setattr(importlib.import_module("examples.images"), "fetch", lambda *args: (data, data))
+    with pytest.raises(SystemExit, match=r"--batch-size is at most 5\. Received: 6"):
+        importlib.import_module("examples.mnist").main(["--batch-size", "6", "--output", str(tmp_path)])
+
+
 def test_a_warm_up_of_true_gradients(mnist, tmp_path):
     options = ["--arm", "critic", "--iterations", "20", "--batch-size", "6000", "--output", str(tmp_path)]
     mnist.main([*options, "--warm-up", "1", "--synthesizer-learning-rate", "1e-3", "--regression", "huber"])
@@ -228,6 +237,12 @@ def test_sparse_updates(mnist, tmp_path, capsys):
         assert record["settings"]["update_period"] == 10
         assert len(record["loss"]) == 40 and len(record["sg_loss"]) == (0 if arm == "backprop" else 40)
         assert list(record["test_accuracy"]) == ["40"]
+    found = keras_sg.histories.read(tmp_path / "results.json")
+    assert {arm: list(series) for arm, series in found.items()} == {
+        "backprop": ["loss", "test_accuracy"],
+        "sg-conditional": ["loss", "sg_loss", "test_accuracy"],
+        "critic-sobolev": ["loss", "sg_loss", "test_accuracy"],
+    }
     for name in ("loss", "gradients", "digits"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| critic-sobolev |" in capsys.readouterr().out

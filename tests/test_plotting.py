@@ -1,5 +1,7 @@
 """Figures: what is drawn is what was given."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -16,9 +18,25 @@ def drawn(axes):
 
 
 def test_curves():
-    assert drawn(plotting.curves(HISTORY, ["loss"]).axes[0]) == {"loss": [2.0, 1.0]}
-    with pytest.raises(ValueError, match=r"no series \['los'\].*'loss'"):
+    axes = plotting.curves(HISTORY, "loss").axes[0]
+    assert drawn(axes) == {"loss": [2.0, 1.0]} and axes.get_ylabel() == "loss"
+    with pytest.raises(ValueError, match=r"history has no series \['los'\].*'loss'"):
         plotting.curves(HISTORY, ["los"])
+
+
+def test_a_line_for_each_series_of_each_record(tmp_path):
+    (tmp_path / "results.json").write_text(
+        '{"backprop": {"arm": "backprop", "loss": [3, 2]},'
+        ' "sg": {"loss": [3, 1], "sg_loss": {"10": 5, "20": 4}}}'
+    )
+    axes = plotting.curves(tmp_path / "results.json", "loss").axes[0]
+    assert drawn(axes) == {"backprop": [3.0, 2.0], "sg": [3.0, 1.0]} and axes.get_ylabel() == "loss"
+    axes = plotting.curves(tmp_path / "results.json", ["loss", "sg_loss"]).axes[0]
+    assert drawn(axes) == {"backprop loss": [3.0, 2.0], "sg loss": [3.0, 1.0], "sg sg_loss": [5.0, 4.0]}
+    assert list(axes.lines[2].get_xdata()) == [10.0, 20.0]
+    first, second = plotting.alignment({"linear": HISTORY, "mlp": {"a_alignment_sign": [1.0]}}).axes
+    assert drawn(first) == {"linear a": [0.1, 0.4], "linear b": [0.2, 0.3]}
+    assert drawn(second) == {"linear a": [0.5, 0.75], "mlp a": [1.0]}
 
 
 def test_alignment(tmp_path):
@@ -30,10 +48,16 @@ def test_alignment(tmp_path):
     for source in (HISTORY, history, table, str(table)):
         cosine, sign = plotting.alignment(source).axes
         assert drawn(cosine) == {"a": [0.1, 0.4], "b": [0.2, 0.3]} and drawn(sign) == {"a": [0.5, 0.75]}
-    with pytest.raises(ValueError, match=r"no alignment.*GradientAlignment.*'loss'"):
+    with pytest.raises(ValueError, match=r"holds no alignment of gradients.*GradientAlignment.*'loss'"):
         plotting.alignment({"loss": [1.0]})
     with pytest.raises(ValueError, match=r"A history is.*of type int"):
         plotting.alignment(3)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="draws with matplotlib: pip install matplotlib"):
+        plotting.curves(HISTORY, "loss")
 
 
 def test_gradients(tmp_path):

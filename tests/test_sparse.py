@@ -197,13 +197,13 @@ def test_modules_that_are_frozen_do_not_stop_the_count():
 WRONG = {
     "keras's own": (
         lambda: keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))),
-        "update_period above 1.*decoupled_optimizer",
+        "updates all variables in every step.*decoupled_optimizer",
     ),
     "accumulation": (
         lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
-        "no meaning.*gradient_accumulation_steps=2",
+        "counts steps that are none.*gradient_accumulation_steps=2",
     ),
-    "averages": (lambda: keras.optimizers.SGD(0.1, use_ema=True), "averages of all.*use_ema=True"),
+    "averages": (lambda: keras.optimizers.SGD(0.1, use_ema=True), "moves the averages of all.*use_ema=True"),
 }
 
 
@@ -221,5 +221,5 @@ def test_a_plain_model_cannot():
     x, y, _ = data()
     model = mlp(1, model_class=keras.Model, update_period=2)
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"one of 2 steps.*DecoupledModel"):
+    with pytest.raises(ValueError, match=r"learns in one of 2 steps \(update_period\).*DecoupledModel"):
         model.fit(x, y, verbose=0)

@@ -141,16 +141,22 @@ def test_conv_is_the_papers():
 
 
 WRONG = {
-    "depth": (lambda: synthesizers.Conv(depth=-1), "depth.*at least 0.*-1"),
+    "depth": (lambda: synthesizers.Conv(depth=-1), "`depth` must be an integer of at least 0.*-1"),
     "filters": (lambda: synthesizers.Conv(filters=[8, 9]), "filters.*at least 1.*8, 9"),
     "kernel": (lambda: synthesizers.Critic(kernel_size=(3, 5)), "kernel_size.*at least 1.*3, 5"),
     "list of losses": (lambda: synthesizers.Critic(loss=["mse"]), "one of.*mse"),
     "format": (lambda: synthesizers.Conv(data_format="NHWC"), "channels_last.*'NHWC'"),
     "rank": (lambda: synthesizers.Conv()((None, 4)), r"one to three axes.*'linear'.*\(None, 4\)"),
-    "loss": (lambda: synthesizers.Critic(loss="hinge"), "categorical_crossentropy.*'hinge'"),
+    "loss": (
+        lambda: synthesizers.Critic(loss="hinge"),
+        "loss of a critic.*_crossentropy.*'hinge'",
+    ),
     "widths": (lambda: synthesizers.Critic(widths=("a",)), "widths.*positive"),
-    "two labels": (lambda: labels.kind(3, 8), "num_classes=3, label_size=8"),
-    "size": (lambda: labels.kind(None, 0), "label_size.*at least 1.*label_size=0"),
+    "two labels": (lambda: labels.kind(3, 8), "give one of the two.*num_classes=3, label_size=8"),
+    "size": (
+        lambda: labels.kind(None, 0),
+        "must be None .unconditional. or.*at least 1.*label_size=0",
+    ),
 }
 
 

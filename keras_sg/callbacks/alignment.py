@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_sg.models import DecoupledModel, cosine
+from keras_sg.types import Logs, Nested
 
 
 class GradientAlignment(keras.callbacks.Callback):
@@ -43,11 +44,11 @@ class GradientAlignment(keras.callbacks.Callback):
         gradients; Czarnecki et al. 2017, https://arxiv.org/abs/1703.00522.
     """
 
-    def __init__(self, x, y, sample_weight=None):
+    def __init__(self, x: Nested, y: Nested, sample_weight: Nested = None) -> None:
         super().__init__()
         self.probe = (x, y, sample_weight)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if not isinstance(model, DecoupledModel) or not model.interfaces:
             raise ValueError(
@@ -57,11 +58,11 @@ class GradientAlignment(keras.callbacks.Callback):
             )
         _check_probe(model, *self.probe)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs.update(self.measure())
 
-    def measure(self):
+    def measure(self) -> dict[str, float]:
         """The measures of the model as it is, by their keys; floats."""
         found = {}
         for key, (synthetic, true) in self.model.interface_gradients(*self.probe).items():
@@ -70,7 +71,7 @@ class GradientAlignment(keras.callbacks.Callback):
         return found
 
 
-def alignment(synthetic, true):
+def alignment(synthetic: np.ndarray, true: np.ndarray) -> dict[str, float]:
     """Cosine, relative error and sign agreement between two gradients.
 
     Args:
@@ -97,7 +98,7 @@ def alignment(synthetic, true):
     }
 
 
-def _check_probe(model, x, y, sample_weight):
+def _check_probe(model: DecoupledModel, x: Nested, y: Nested, sample_weight: Nested) -> None:
     leaves = [np.asarray(leaf) for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
     inputs = keras.tree.flatten(x)
     if isinstance(x, dict):
@@ -113,5 +114,5 @@ def _check_probe(model, x, y, sample_weight):
             "and sample_weight, as many examples, at least one. Received: x of shapes "
             f"{received}, y of shapes {[tuple(np.shape(leaf)) for leaf in keras.tree.flatten(y)]}."
         )
-    for kind in {interface.label for interface in model.interfaces} - {None}:
+    for kind in {interface.label for interface in model.interfaces if interface.label}:
         kind.check_values(model.labels_from(y))

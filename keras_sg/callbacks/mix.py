@@ -1,9 +1,12 @@
 """`MixSchedule`: from true gradients to synthetic ones, as training goes on."""
 
+from collections.abc import Callable
+
 import keras
 
 from keras_sg import gradients
 from keras_sg.models import interfaces_in
+from keras_sg.types import Logs
 
 
 class MixSchedule(keras.callbacks.Callback):
@@ -38,13 +41,13 @@ class MixSchedule(keras.callbacks.Callback):
         gradients.
     """
 
-    def __init__(self, schedule, unit="epoch"):
+    def __init__(self, schedule: Callable[[int], float], unit: str = "epoch") -> None:
         super().__init__()
         if unit not in ("epoch", "step"):
             raise ValueError(f"`unit` must be 'epoch' or 'step'. Received: unit={unit!r}.")
         self.schedule, self.unit = schedule, unit
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self._interfaces = interfaces_in(model)
         if not self._interfaces:
@@ -59,23 +62,23 @@ class MixSchedule(keras.callbacks.Callback):
             )
         self._move(self.schedule(self._now(0)))
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._move(self.schedule(self._now(epoch)))
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         if self.unit == "step":
             self._move(self.schedule(self._now(0)))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["mix"] = self._mix
 
-    def _now(self, epoch):
+    def _now(self, epoch: int) -> int:
         if self.unit == "epoch":
             return epoch
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
-    def _move(self, mix):
+    def _move(self, mix: float) -> None:
         try:
             self._mix = gradients.check_mix(mix)
         except ValueError as error:

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_sg import _keras
 from keras_sg.interface import Interface
+from keras_sg.types import Logs, Variable
 
 
 class UpdateSize(keras.callbacks.Callback):
@@ -35,7 +36,7 @@ class UpdateSize(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, per="epoch"):
+    def __init__(self, per: str = "epoch") -> None:
         super().__init__()
         if per not in ("epoch", "step"):
             raise ValueError(f"`per` must be 'epoch' or 'step'. Received: per={per!r}.")
@@ -46,33 +47,33 @@ class UpdateSize(keras.callbacks.Callback):
             )
         self.per = per
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._groups = weight_groups(self.model)
-        self._before, self._sizes = self._norms_and_values(), None
+        self._before = self._values()
+        self._sizes: dict[str, float] | None = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         if self.per == "step" and self._sizes is None:
-            self._measure()
+            self._sizes = self._measure()
 
-    def on_epoch_end(self, epoch, logs=None):
-        if self._sizes is None:
-            self._measure()
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        sizes = self._measure() if self._sizes is None else self._sizes
         if logs is not None:
-            logs.update({f"{name}_update_size": size for name, size in self._sizes.items()})
+            logs.update({f"{name}_update_size": size for name, size in sizes.items()})
 
-    def _norms_and_values(self):
+    def _values(self) -> dict[str, np.ndarray]:
         return {name: _flat(variables) for name, variables in self._groups.items()}
 
-    def _measure(self):
-        self._sizes = {}
-        for name, after in self._norms_and_values().items():
-            before = self._before[name]
+    def _measure(self) -> dict[str, float]:
+        sizes = {}
+        for name, after in self._values().items():
+            before = self._before.pop(name)
             moved, size = np.linalg.norm(after - before), np.linalg.norm(before)
-            self._sizes[name] = float(moved / size) if size else float("inf" if moved else 0.0)
-        self._before = None
+            sizes[name] = float(moved / size) if size else float("inf" if moved else 0.0)
+        return sizes
 
 
-def weight_groups(model):
+def weight_groups(model: keras.Model) -> dict[str, list[Variable]]:
     """The trainable variables of a model by module and synthesizer; see `UpdateSize`.
 
     Args:
@@ -81,13 +82,15 @@ def weight_groups(model):
     Returns:
         Dictionary from a name to a list of variables; groups without any are left out.
     """
-    groups, module, seen = {}, [], set()
+    groups: dict[str, list[Variable]] = {}
+    module: list[Variable] = []
+    seen: set[int] = set()
 
-    def collect(variables, group):
+    def collect(variables: list[Variable], group: list[Variable]) -> None:
         group.extend(variable for variable in variables if id(variable) not in seen)
         seen.update(map(id, variables))
 
-    def walk(layer):
+    def walk(layer: keras.Layer) -> None:
         if isinstance(layer, Interface):
             walk(layer.layer)
             groups[_free(groups, layer.name)] = list(module)
@@ -106,7 +109,7 @@ def weight_groups(model):
     return {name: variables for name, variables in groups.items() if variables}
 
 
-def _free(groups, name):
+def _free(groups: dict[str, list[Variable]], name: str) -> str:
     """`name`, numbered if there is a group of that name already."""
     key, number = name, 0
     while key in groups:
@@ -115,5 +118,5 @@ def _free(groups, name):
     return key
 
 
-def _flat(variables):
+def _flat(variables: list[Variable]) -> np.ndarray:
     return np.concatenate([np.asarray(keras.ops.convert_to_numpy(v), "float64").ravel() for v in variables])

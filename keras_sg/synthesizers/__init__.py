@@ -22,6 +22,9 @@ step below an interface is no step at all rather than a wrong one.
 References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import keras
 
 from keras_sg.synthesizers.gradient import MLP as MLP
@@ -35,11 +38,15 @@ from keras_sg.synthesizers.recipe import Synthesizer as Synthesizer
 from keras_sg.synthesizers.recipe import copy_of as copy_of
 from keras_sg.synthesizers.recipe import deserialize as deserialize
 from keras_sg.synthesizers.recipe import serialize as serialize
+from keras_sg.types import Config, Shape
+
+# What `get` understands.
+Identifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape], keras.Layer] | Config
 
 RECIPES = {"linear": Linear, "mlp": MLP, "conv": Conv, "value": Value, "critic": Critic}
 
 
-def get(identifier):
+def get(identifier: Identifier) -> Synthesizer | Callable[[Shape], keras.Layer]:
     """Return what `identifier` stands for.
 
     Args:

@@ -1,8 +1,15 @@
 """Synthesizers that predict a gradient: linear, dense and convolutional."""
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
 import keras
 
+from keras_sg.labels import Label
 from keras_sg.synthesizers.recipe import Synthesizer, check_count, check_widths, feature_axis
+from keras_sg.types import Config, Shape
+
+MakeLayer = Callable[..., keras.Layer]
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -20,7 +27,7 @@ class Linear(Synthesizer):
     ```
     """
 
-    def __call__(self, shape, label=None):
+    def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
         return _zero_dense(shape[-1], name="linear")
 
 
@@ -45,15 +52,15 @@ class MLP(Synthesizer):
     ```
     """
 
-    def __init__(self, widths=(1024, 1024), batch_normalization=True):
+    def __init__(self, widths: int | Sequence[int] = (1024, 1024), batch_normalization: bool = True) -> None:
         self.widths = check_widths("widths", widths, least=1)
         self.batch_normalization = batch_normalization
 
-    def __call__(self, shape, label=None):
+    def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
         hidden = body(keras.layers.Dense, self.widths, self.batch_normalization)
         return keras.Sequential([*hidden, _zero_dense(shape[-1])], name="mlp")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"widths": self.widths, "batch_normalization": self.batch_normalization}
 
 
@@ -90,18 +97,22 @@ class Conv(Synthesizer):
         masks); r2rt, "Synthetic Gradients with Tensorflow", section on CIFAR-10.
     """
 
-    def __init__(self, depth=2, filters=None, kernel_size=5, batch_normalization=True, data_format=None):
+    def __init__(
+        self,
+        depth: int = 2,
+        filters: int | None = None,
+        kernel_size: int = 5,
+        batch_normalization: bool = True,
+        data_format: str | None = None,
+    ) -> None:
         self.depth = check_count("depth", depth, least=0)
         self.filters = None if filters is None else check_count("filters", filters)
         self.kernel_size = check_count("kernel_size", kernel_size)
         self.batch_normalization = batch_normalization
         self.data_format = check_data_format(data_format)
+        self.axis = feature_axis(self.data_format)
 
-    @property
-    def axis(self):
-        return feature_axis(self.data_format)
-
-    def __call__(self, shape, label=None):
+    def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
         convolution = convolution_for(shape, self.kernel_size, self.data_format)
         channels = shape[self.axis]
         widths = [self.filters or channels] * self.depth
@@ -109,12 +120,12 @@ class Conv(Synthesizer):
         hidden = body(convolution, widths, self.batch_normalization, self.axis)
         return keras.Sequential([*hidden, read_out], name="conv")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         names = ("depth", "filters", "kernel_size", "batch_normalization", "data_format")
         return {name: getattr(self, name) for name in names}
 
 
-def check_data_format(data_format):
+def check_data_format(data_format: str | None) -> str:
     """Raise `ValueError` unless it is a Keras data format; return it, or Keras's own for None."""
     if data_format is None:
         return keras.config.image_data_format()
@@ -126,7 +137,7 @@ def check_data_format(data_format):
     return data_format
 
 
-def convolution_for(shape, kernel_size, data_format):
+def convolution_for(shape: Shape, kernel_size: int, data_format: str) -> MakeLayer:
     """Function `(filters, **options)` that makes a convolution which keeps an interface's shape."""
     convolutions = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
     if len(shape) not in convolutions:
@@ -136,7 +147,7 @@ def convolution_for(shape, kernel_size, data_format):
             f"Received: an interface of shape {tuple(shape)}."
         )
 
-    def convolution(filters, **options):
+    def convolution(filters: int, **options: Any) -> keras.Layer:
         return convolutions[len(shape)](
             filters, kernel_size, padding="same", data_format=data_format, **options
         )
@@ -144,7 +155,9 @@ def convolution_for(shape, kernel_size, data_format):
     return convolution
 
 
-def body(layer, widths, batch_normalization, axis=-1):
+def body(
+    layer: MakeLayer, widths: Sequence[int], batch_normalization: bool, axis: int = -1
+) -> Iterator[keras.Layer]:
     """Hidden layers `layer(width)`, each followed by BatchNormalization (if wanted) and ReLU."""
     for width in widths:
         yield layer(width)
@@ -153,5 +166,5 @@ def body(layer, widths, batch_normalization, axis=-1):
         yield keras.layers.ReLU()
 
 
-def _zero_dense(units, name=None):
+def _zero_dense(units: int | None, name: str | None = None) -> keras.Layer:
     return keras.layers.Dense(units, kernel_initializer="zeros", bias_initializer="zeros", name=name)

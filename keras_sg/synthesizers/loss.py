@@ -1,5 +1,8 @@
 """Synthesizers that predict a loss per example, for `SyntheticLoss`."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -13,8 +16,9 @@ from keras_sg.synthesizers.recipe import (
     feature_axis,
     serialize,
 )
+from keras_sg.types import Config, Shape, Tensor
 
-CRITIC_LOSSES = {
+CRITIC_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "categorical_crossentropy": lambda label, logits: -ops.sum(label * ops.log_softmax(logits), axis=-1),
     "binary_crossentropy": lambda label, logits: ops.mean(ops.softplus(logits) - label * logits, axis=-1),
     "mse": lambda label, output: ops.mean(ops.square(output - label), axis=-1),
@@ -36,7 +40,7 @@ class Value(MLP):
         r2rt, "Synthetic Gradients with Tensorflow", section on the synthetic loss.
     """
 
-    def __call__(self, shape, label=None):
+    def __call__(self, shape: Shape, label: labels.Label | None = None) -> keras.Layer:
         hidden = body(keras.layers.Dense, self.widths, self.batch_normalization)
         return keras.Sequential([*hidden, keras.layers.Dense(1), _SquareMean()], name="value")
 
@@ -45,10 +49,10 @@ class Value(MLP):
 class _SquareMean(keras.layers.Layer):
     """`(batch, ..., 1)` to `(batch,)`: square, then mean over all axes but the first."""
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return ops.mean(ops.square(inputs), axis=tuple(range(1, len(inputs.shape))))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[:1]
 
 
@@ -92,7 +96,14 @@ class Critic(Synthesizer):
         synthetic gradients.
     """
 
-    def __init__(self, widths=(128,), kernel_size=3, batch_normalization=True, loss=None, data_format=None):
+    def __init__(
+        self,
+        widths: int | Sequence[int] = (128,),
+        kernel_size: int = 3,
+        batch_normalization: bool = True,
+        loss: str | None = None,
+        data_format: str | None = None,
+    ) -> None:
         if loss is not None and (not isinstance(loss, str) or loss not in CRITIC_LOSSES):
             raise ValueError(
                 f"The loss of a critic must be None or one of {sorted(CRITIC_LOSSES)}. "
@@ -103,16 +114,10 @@ class Critic(Synthesizer):
         self.batch_normalization = batch_normalization
         self.loss = loss
         self.data_format = check_data_format(data_format)
+        self.axis = feature_axis(self.data_format)
+        self.unit_labels = loss != "mse"
 
-    @property
-    def axis(self):
-        return feature_axis(self.data_format)
-
-    @property
-    def unit_labels(self):
-        return self.loss != "mse"
-
-    def __call__(self, shape, label=None):
+    def __call__(self, shape: Shape, label: labels.Label | None = None) -> keras.Layer:
         if label is None:
             raise ValueError(
                 "A critic predicts the label, so its interface must be conditional: pass num_classes (for "
@@ -126,7 +131,7 @@ class Critic(Synthesizer):
                 "A critic's 'categorical_crossentropy' is for class labels (num_classes), its other losses "
                 f"are for label vectors (label_size). Received: loss={loss!r} for {label}."
             )
-        layers = []
+        layers: list[keras.Layer] = []
         if len(shape) == 2:
             layers += body(keras.layers.Dense, self.widths, self.batch_normalization)
         else:
@@ -135,7 +140,7 @@ class Critic(Synthesizer):
             layers.append(_Mean(self.axis) if None in shape[1:] else keras.layers.Flatten())
         return CriticLayer(keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body"), loss)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         names = ("widths", "kernel_size", "batch_normalization", "loss", "data_format")
         return {name: getattr(self, name) for name in names}
 
@@ -146,31 +151,31 @@ class CriticLayer(keras.layers.Layer):
 
     label_apart = True
 
-    def __init__(self, body, loss, name="critic", **kwargs):
+    def __init__(self, body: keras.Layer, loss: str, name: str = "critic", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.body, self.loss = body, loss
 
     @property
-    def unit_labels(self):
+    def unit_labels(self) -> bool:
         return self.loss == "binary_crossentropy"
 
-    def build(self, input_shape):
+    def build(self, input_shape: list[Shape]) -> None:
         self.body.build(input_shape[0])
 
-    def call(self, inputs):
+    def call(self, inputs: list[Tensor]) -> Tensor:
         h, label = inputs
         predicted = self.body(h)
         wide = keras.backend.result_type(predicted.dtype, "float32")
         return CRITIC_LOSSES[self.loss](ops.cast(label, wide), ops.cast(predicted, wide))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
         return input_shape[0][:1]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "body": serialize(self.body), "loss": self.loss}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**{**config, "body": deserialize(config["body"])})
 
 
@@ -178,16 +183,16 @@ class CriticLayer(keras.layers.Layer):
 class _Mean(keras.layers.Layer):
     """Mean over all axes but the batch and the features."""
 
-    def __init__(self, axis, **kwargs):
+    def __init__(self, axis: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = axis
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         axes = set(range(1, len(inputs.shape))) - {self.axis % len(inputs.shape)}
         return ops.mean(inputs, axis=sorted(axes))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], input_shape[self.axis])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "axis": self.axis}

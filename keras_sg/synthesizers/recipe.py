@@ -1,8 +1,13 @@
 """What a recipe is: a small object that, called with an interface's shape, makes a synthesizer."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
+
+from keras_sg.labels import Label
+from keras_sg.types import Config, Shape
 
 # The variables of every synthesizer carry this in their path; optimizers tell them apart by it.
 SCOPE = "keras_sg_synthesizer"
@@ -27,20 +32,23 @@ class Synthesizer:
     axis = -1
     unit_labels = False
 
-    def __call__(self, shape, label=None):
-        raise NotImplementedError
+    def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
+        raise NotImplementedError(
+            "A recipe is called with the shape of an interface and returns a Keras layer: implement "
+            f"__call__(self, shape, label=None). Received: a recipe of type {type(self).__name__} without it."
+        )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**config)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.get_config() == other.get_config()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({options})"
 
@@ -56,39 +64,33 @@ class Existing(Synthesizer):
         layer: Keras layer or model.
     """
 
-    def __init__(self, layer):
+    def __init__(self, layer: keras.Layer) -> None:
         self.layer = layer
+        self.axis = feature_axis(getattr(layer, "data_format", None))
+        self.unit_labels = getattr(layer, "unit_labels", False)
 
-    @property
-    def axis(self):
-        return feature_axis(getattr(self.layer, "data_format", None))
-
-    @property
-    def unit_labels(self):
-        return getattr(self.layer, "unit_labels", False)
-
-    def __call__(self, shape, label=None):
+    def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
         return copy_of(self.layer) if self.layer.built else self.layer
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"layer": serialize(self.layer)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(deserialize(config["layer"]))
 
 
-def serialize(synthesizer):
+def serialize(synthesizer: Synthesizer | keras.Layer) -> Config:
     """Turn a recipe or a layer into a configuration that `deserialize` understands."""
     return keras.saving.serialize_keras_object(synthesizer)
 
 
-def deserialize(config, custom_objects=None):
+def deserialize(config: Config, custom_objects: dict[str, Any] | None = None) -> Synthesizer | keras.Layer:
     """The inverse of `serialize`."""
     return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 
-def copy_of(layer):
+def copy_of(layer: keras.Layer) -> keras.Layer:
     """A new layer of the same configuration and, where `layer` is built, the same weights."""
     copy = type(layer).from_config(layer.get_config())
     if layer.built:
@@ -98,26 +100,23 @@ def copy_of(layer):
     return copy
 
 
-def feature_axis(data_format):
+def feature_axis(data_format: str | None) -> int:
     """The axis of the features in a Keras `data_format`; None stands for channels-last."""
     return 1 if data_format == "channels_first" else -1
 
 
-def check_count(name, value, least=1):
+def check_count(name: str, value: int, least: int = 1) -> int:
     """Raise `ValueError` unless `value` is an integer of at least `least`; return it."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}.")
     return int(value)
 
 
-def check_widths(name, widths, least):
+def check_widths(name: str, widths: int | Sequence[int], least: int) -> list[int]:
     """Raise `ValueError` unless `widths` are positive integers, so many at least; return a list."""
-    found = [widths] if isinstance(widths, numbers.Integral) else widths
-    if (
-        not isinstance(found, (list, tuple))
-        or len(found) < least
-        or not all(isinstance(w, numbers.Integral) and not isinstance(w, bool) and w > 0 for w in found)
-    ):
+    found: Any = widths if isinstance(widths, (list, tuple)) else [widths]
+    fine = [isinstance(w, numbers.Integral) and not isinstance(w, bool) and int(w) > 0 for w in found]
+    if len(fine) < least or not all(fine):
         raise ValueError(
             f"`{name}` must be positive integers, at least {least} of them. Received: {name}={widths!r}."
         )

@@ -1,13 +1,19 @@
 """The training step of `DecoupledModel` on JAX."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import keras
 from keras import ops
 
 from keras_sg import _keras, gradients
-from keras_sg.step import Step
+from keras_sg.step import Lesson, Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.jax_sparse import JaxSparseUpdates
+from keras_sg.types import Logs, Mixin, Nested, Tensor, Variable
+
+State = tuple[list[Tensor], ...]
 
 
 class TappedStep(Step):
@@ -20,16 +26,17 @@ class TappedStep(Step):
         tapped: the tensors.
     """
 
-    def __init__(self, taps=None, **kwargs):
+    def __init__(self, taps: list[Tensor] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.taps, self.tapped = taps, []
+        self.taps = taps
+        self.tapped: list[Tensor] = []
 
-    def tap(self, tensor):
+    def tap(self, tensor: Tensor) -> Tensor:
         self.tapped.append(tensor)
         return tensor if self.taps is None else tensor + self.taps[len(self.tapped) - 1]
 
 
-class JaxTrainer:
+class JaxTrainer(Mixin):
     """Mixed into `DecoupledModel`. Keras's own training step, and around it:
 
     labels on the way in, one backward pass for the modules, the synthesizers and the targets,
@@ -39,14 +46,14 @@ class JaxTrainer:
     other variables, of the optimizer's and of the metrics'.
     """
 
-    def train_step(self, state, data):
+    def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, labels = taught.batch_size(x), self.labels_from(y)
         sparse = JaxSparseUpdates(self, state[2])
         options = {"labels": labels, "sparse": sparse}
-        step = None
+        step: Any = None
 
-        def descend(trainable, taps):
+        def descend(trainable: list[Tensor], taps: list[Tensor]) -> tuple[Tensor, Any]:
             nonlocal step
             step = TappedStep(taps, **options)
             with self._scope((trainable, *state[1:])) as scope:
@@ -67,7 +74,7 @@ class JaxTrainer:
 
         taught.warn_of_idle(self, step)
         lessons = [
-            taught.Lesson(predicted.interface, prediction, target, 1.0, scale)
+            Lesson(predicted.interface, prediction, target, 1.0, scale)
             for predicted, (prediction, target, scale) in zip(step.losses, values)
         ]
         met = [
@@ -85,56 +92,60 @@ class JaxTrainer:
             logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return logs, self._values(scope)
 
-    def _scope(self, state):
+    def _scope(self, state: State) -> keras.StatelessScope:
         """A scope in which the model's variables have the values of a state."""
         pairs = [pair for owned, values in zip(self._owned(), state) for pair in zip(owned, values)]
         return keras.StatelessScope(pairs, collect_losses=True)
 
-    def _values(self, scope):
+    def _values(self, scope: keras.StatelessScope) -> State:
         """The state at the end of a scope."""
         return tuple([scope.get_current_value(variable) for variable in owned] for owned in self._owned())
 
-    def _owned(self):
+    def _owned(self) -> tuple[list[Variable], ...]:
         optimizer = [] if self.optimizer is None else self.optimizer.variables
         return self.trainable_variables, self.non_trainable_variables, optimizer, self.metrics_variables
 
-    def _taps(self, state, x, step):
+    def _taps(self, state: State, x: Nested, step: TappedStep) -> list[Tensor]:
         """Zeros for the tensors that `step` taps, from a call that computes nothing but shapes."""
 
-        def run():
+        def run() -> list[Tensor]:
             with self._scope(state):
                 self(x, training=True, decoupled_step=step)
             return step.tapped
 
         return [ops.zeros(tensor.shape, tensor.dtype) for tensor in jax.eval_shape(run)]
 
-    def _example_loss(self, x, y, y_pred, sample_weight, batch):
+    def _example_loss(
+        self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
+    ) -> Tensor:
         """The loss of each example, `(batch,)`."""
         values = [(variable, _keras.uncast(variable)) for owned in self._owned() for variable in owned]
 
-        def loss_of(weights):
+        def loss_of(weights: Nested) -> Tensor:
             with keras.StatelessScope(values):
                 return _keras.compute_loss(self, x, y, y_pred, weights)
 
         weights = taught.weights_of_examples(self, sample_weight, y_pred)
-        flat = map(keras.tree.flatten, (weights, jax.grad(loss_of)(weights)))
-        return taught.shares_of_examples(self, *flat, batch)
+        flat, derivatives = (keras.tree.flatten(part) for part in (weights, jax.grad(loss_of)(weights)))
+        return taught.shares_of_examples(self, flat, derivatives, batch)
 
-    def make_observe_function(self):
+    def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
         observe = jax.jit(self._observe)
 
-        def read_and_observe(x, y, sample_weight):
+        def read_and_observe(x: Nested, y: Nested, sample_weight: Nested) -> Any:
             state = tuple([variable.value for variable in owned] for owned in self._owned())
             return observe(state, x, y, sample_weight)
 
         return read_and_observe
 
-    def _observe(self, state, x, y, sample_weight):
+    def _observe(
+        self, state: State, x: Nested, y: Nested, sample_weight: Nested
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         options = {"labels": self.labels_from(y), "observed": True}
-        step = None
+        step: Any = None
 
-        def descend(taps):
+        def descend(taps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
             nonlocal step
             step = TappedStep(taps, **options)
             with self._scope(state):

@@ -6,7 +6,11 @@ import jax
 import keras
 
 from keras_sg import nested
+from keras_sg.interface import Interface
 from keras_sg.trainers.sparse import SparseUpdates
+from keras_sg.types import Tensor
+
+Values = list[Tensor]
 
 
 class JaxSparseUpdates(SparseUpdates):
@@ -15,19 +19,19 @@ class JaxSparseUpdates(SparseUpdates):
     The backward pass of a branch is a branch too, and the one of rest has nothing to do.
     """
 
-    def __init__(self, model, optimizer_values):
+    def __init__(self, model: keras.Model, optimizer_values: Values) -> None:
         super().__init__(model)
         # Asked once: the scopes in which synthesizers run know nothing of the optimizer.
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_values)):
             self._due = {period: super(JaxSparseUpdates, self).due(period) for period in self.periods}
 
-    def due(self, period):
+    def due(self, period: int) -> Tensor:
         return self._due[period]
 
-    def predict(self, interface, inputs):
+    def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         synthesizer = interface.synthesizer
 
-        def run(held):
+        def run(held: bool) -> tuple[Tensor, nested.State]:
             return nested.isolate(synthesizer, lambda: synthesizer(inputs, training=True), held)
 
         prediction, state = jax.lax.cond(
@@ -36,7 +40,7 @@ class JaxSparseUpdates(SparseUpdates):
         nested.settle(synthesizer, state)
         return prediction
 
-    def apply(self, optimizer_values, updates, values):
+    def apply(self, optimizer_values: Values, updates: Values, values: Values) -> tuple[Values, Values]:
         """Update all variables but those of synthesizers that are not due.
 
         Args:
@@ -48,7 +52,7 @@ class JaxSparseUpdates(SparseUpdates):
             Tuple of the values and the optimizer's values after the update.
         """
 
-        def choose(periods, resting):
+        def choose(periods: list[int], resting: frozenset[int]) -> tuple[Values, Values]:
             if not periods:
                 return self._apply_but(resting, optimizer_values, updates, values)
             first, *others = periods
@@ -58,7 +62,9 @@ class JaxSparseUpdates(SparseUpdates):
 
         return choose(self.periods, frozenset())
 
-    def _apply_but(self, resting, optimizer_values, updates, values):
+    def _apply_but(
+        self, resting: frozenset[int], optimizer_values: Values, updates: Values, values: Values
+    ) -> tuple[Values, Values]:
         held = self.held(resting)
         variables = self.model.trainable_variables
         kept = [None if id(variable) in held else update for variable, update in zip(variables, updates)]

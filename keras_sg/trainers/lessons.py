@@ -1,15 +1,17 @@
 """What the training steps of all backends share: from predictions and what arrived to lessons."""
 
 import warnings
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_sg import _keras, gradients
-from keras_sg.step import Lesson
+from keras_sg.step import GradientPrediction, Lesson, Step
+from keras_sg.types import Nested, Tensor
 
 
-def loss_lessons(step, example_loss, scale):
+def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson]:
     """Every predicted loss is to be the next one, and the last the example's own loss."""
     targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     return [
@@ -18,7 +20,9 @@ def loss_lessons(step, example_loss, scale):
     ]
 
 
-def gradient_lessons(predictions, arrived):
+def gradient_lessons(
+    predictions: list[GradientPrediction], arrived: list[tuple[Tensor | None, Tensor | None]]
+) -> list[Lesson]:
     """Every predicted gradient is to be the one that arrived at its interface.
 
     Args:
@@ -42,7 +46,7 @@ def gradient_lessons(predictions, arrived):
     return lessons
 
 
-def weights_of_examples(model, sample_weight, y_pred):
+def weights_of_examples(model: keras.Model, sample_weight: Nested, y_pred: Nested) -> Nested:
     """Sample weights by which the loss of each example can be found, see `shares_of_examples`.
 
     Args:
@@ -60,7 +64,7 @@ def weights_of_examples(model, sample_weight, y_pred):
             "'sum_over_batch_size'. Received: a loss with reduction='mean_with_sample_weight'."
         )
 
-    def weights_of(output, given=None):
+    def weights_of(output: Tensor, given: Tensor | None = None) -> Tensor:
         if given is not None:
             return ops.cast(given, keras.config.floatx())
         # Keras fits (batch, 1) to losses of shape (batch,) as well as (batch, positions).
@@ -73,7 +77,9 @@ def weights_of_examples(model, sample_weight, y_pred):
     return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
 
 
-def shares_of_examples(model, weights, derivatives, examples):
+def shares_of_examples(
+    model: keras.Model, weights: list[Tensor], derivatives: list[Tensor | None], examples: Tensor
+) -> Tensor:
     """The share of each example in the training loss, times their number: its own loss, `(batch,)`.
 
     A training loss is linear in the sample weights, so an example's share of it is its weight times
@@ -100,13 +106,14 @@ def shares_of_examples(model, weights, derivatives, examples):
     return ops.stop_gradient(sum(shares) * ops.cast(examples, shares[0].dtype))
 
 
-def batch_size(x):
+def batch_size(x: Nested) -> Tensor:
     return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
-def warn_of_idle(model, step):
+def warn_of_idle(model: keras.Model, step: Step) -> None:
     """Warn of interfaces that the step did not meet: a true gradient may have passed there."""
-    met = {id(prediction.interface) for prediction in (*step.gradients, *step.losses)}
+    predictions: list[Any] = [*step.gradients, *step.losses]
+    met = {id(prediction.interface) for prediction in predictions}
     idle = [interface.name for interface in model.interfaces if id(interface) not in met]
     if idle:
         warnings.warn(

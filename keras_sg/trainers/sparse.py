@@ -7,7 +7,9 @@ nor the state of their optimizer move (a gradient of zero would still move Adam'
 import keras
 
 from keras_sg import _keras
+from keras_sg.interface import Interface
 from keras_sg.optimizers import DecoupledOptimizer
+from keras_sg.types import Tensor
 
 
 class SparseUpdates:
@@ -21,20 +23,20 @@ class SparseUpdates:
 
     apart = False
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self.model, self.optimizer = model, model.optimizer
         self.interfaces = [interface for interface in model.interfaces if interface.update_period > 1]
 
-    def due(self, period):
+    def due(self, period: int) -> Tensor:
         """Whether synthesizers of a period learn in this step: in steps 0, `period`, 2 `period`, ..."""
         # The optimizer's count of steps is saved and restored with its state.
         return keras.ops.equal(keras.ops.convert_to_tensor(self.optimizer.iterations) % period, 0)
 
-    def predict(self, interface, inputs):
+    def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         """Call the synthesizer of an interface so that none of its state moves in a step of rest."""
         raise NotImplementedError
 
-    def held(self, resting):
+    def held(self, resting: frozenset[int]) -> set[int]:
         """The ids of the variables that stay as they are while the synthesizers of some periods rest."""
         return {
             id(variable)
@@ -44,11 +46,11 @@ class SparseUpdates:
         }
 
     @property
-    def periods(self):
+    def periods(self) -> list[int]:
         return sorted({interface.update_period for interface in self.interfaces})
 
 
-def check_optimizer(model):
+def check_optimizer(model: keras.Model) -> None:
     """Raise `ValueError` if synthesizers are to rest and the model's optimizer cannot leave variables out."""
     if all(interface.update_period == 1 for interface in model.interfaces):
         return

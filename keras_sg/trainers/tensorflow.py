@@ -1,30 +1,35 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_sg import _keras, gradients
+from keras_sg.labels import Label
 from keras_sg.step import Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.tensorflow_sparse import TensorFlowSparseUpdates
+from keras_sg.types import Logs, Mixin, Nested, Tensor
 
 
-class TensorFlowTrainer:
+class TensorFlowTrainer(Mixin):
     """Mixed into `DecoupledModel`. Keras's own training step, and around it:
 
     labels on the way in, one backward pass for the modules, the synthesizers and the targets,
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
-    def train_step(self, data):
+    def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = taught.batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = TensorFlowSparseUpdates(self)
         step = Step(labels=self.labels_from(y), sparse=sparse)
-        checks = [_assert_known(step.labels, interface) for interface in self.interfaces if interface.label]
+        kinds = [(interface.label, interface.name) for interface in self.interfaces if interface.label]
+        checks = [_assert_known(step.labels, *kind) for kind in kinds]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
             with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
@@ -54,11 +59,11 @@ class TensorFlowTrainer:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def make_observe_function(self):
+    def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
         return tf.function(self._observe, reduce_retracing=True)
 
-    def _observe(self, x, y, sample_weight):
+    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
         step = Step(labels=self.labels_from(y), observed=True)
         batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
@@ -77,7 +82,9 @@ class TensorFlowTrainer:
             for prediction, target in zip(step.gradients, true)
         }
 
-    def _loss_per_example(self, x, y, y_pred, sample_weight, batch):
+    def _loss_per_example(
+        self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The training loss, and the loss of each example, `(batch,)`."""
         weights = taught.weights_of_examples(self, sample_weight, y_pred)
         flat = keras.tree.flatten(weights)
@@ -89,13 +96,13 @@ class TensorFlowTrainer:
         return loss, taught.shares_of_examples(self, flat, tape.gradient(loss, flat), examples)
 
 
-def _assert_known(y, interface):
+def _assert_known(y: Nested, kind: Label, name: str) -> tf.Operation | None:
     """An assertion that an interface knows the values of the labels; None where it ran eagerly.
 
     XLA leaves assertions out; there, `Label.rows` makes such a label NaN.
     """
-    interface.label.check(y)
+    kind.check(y)
     return tf.debugging.Assert(
-        tf.reduce_all(interface.label.known(y)),
-        [f"{interface.label.allowed} Received, at interface {interface.name!r}:", y],
+        tf.reduce_all(kind.known(y)),
+        [f"{kind.allowed} Received, at interface {name!r}:", y],
     )

@@ -1,10 +1,19 @@
 """Sparse updates on TensorFlow."""
 
+from collections.abc import Callable
+from typing import Any
+
+import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_sg import _keras
+from keras_sg.interface import Interface
+from keras_sg.step import Lesson
 from keras_sg.trainers.sparse import SparseUpdates
+from keras_sg.types import Tensor, Variable
+
+Updates = list[Tensor | None]  # gradients of the trainable variables, in their order
 
 
 class TensorFlowSparseUpdates(SparseUpdates):
@@ -12,9 +21,9 @@ class TensorFlowSparseUpdates(SparseUpdates):
 
     apart = True
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
-        self._due = {}
+        self._due: dict[int, Tensor] = {}
         if self.interfaces:
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             if replicas > 1 and model.steps_per_execution > 1:
@@ -29,13 +38,13 @@ class TensorFlowSparseUpdates(SparseUpdates):
                 with tf.init_scope():
                     self.optimizer.build(model.trainable_variables)
 
-    def due(self, period):
+    def due(self, period: int) -> Tensor:
         # Once a step and replica: the optimizer's count moves at its end.
         if period not in self._due:
             self._due[period] = super().due(period)
         return self._due[period]
 
-    def predict(self, interface, inputs):
+    def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         state = interface.synthesizer.non_trainable_variables
         before = [ops.copy(_keras.uncast(variable)) for variable in state]
         prediction = interface.synthesizer(inputs, training=True)
@@ -44,7 +53,7 @@ class TensorFlowSparseUpdates(SparseUpdates):
             variable.assign(ops.where(self.due(interface.update_period), now, value))
         return prediction
 
-    def teach(self, tape, lessons, updates):
+    def teach(self, tape: tf.GradientTape, lessons: list[Lesson], updates: Updates) -> Updates:
         """Add to `updates` the gradients of what synthesizers that are due learn from `lessons`."""
         taught = dict(zip(map(id, self.model.trainable_variables), updates))
         for interface in self.interfaces:
@@ -53,14 +62,14 @@ class TensorFlowSparseUpdates(SparseUpdates):
             if not own or not variables:
                 continue
 
-            def learn(own=own, variables=variables):
+            def learn(own: list[Lesson] = own, variables: list[Variable] = variables) -> list[Tensor]:
                 predictions, signals = zip(*[(lesson.prediction, lesson.signal) for lesson in own])
                 found = tape.gradient(
                     predictions, variables, output_gradients=signals, unconnected_gradients="zero"
                 )
                 return [tf.convert_to_tensor(gradient) for gradient in found]
 
-            def rest(variables=variables):
+            def rest(variables: list[Variable] = variables) -> list[Tensor]:
                 return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
             for variable, gradient in zip(variables, tf.cond(self.due(interface.update_period), learn, rest)):
@@ -68,7 +77,7 @@ class TensorFlowSparseUpdates(SparseUpdates):
                 taught[id(variable)] = gradient if before is None else before + gradient
         return [taught[id(variable)] for variable in self.model.trainable_variables]
 
-    def apply(self, updates):
+    def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
         if not self.interfaces:
             self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
@@ -77,17 +86,17 @@ class TensorFlowSparseUpdates(SparseUpdates):
         else:
             # A branch that reduces over replicas must be chosen outside of them (as Keras's own
             # LossScaleOptimizer does it).
-            def choose(strategy, updates):
+            def choose(strategy: tf.distribute.Strategy, updates: Updates) -> None:
                 self._choose(
                     updates, lambda function, *args: strategy.extended.call_for_each_replica(function, args)
                 )
 
             tf.distribute.get_replica_context().merge_call(choose, args=(updates,))
 
-    def _choose(self, updates, run):
+    def _choose(self, updates: Updates, run: Callable[..., Any]) -> None:
         """Apply `updates` in the branch in which just the synthesizers that are due are updated."""
 
-        def choose(periods, resting):
+        def choose(periods: list[int], resting: frozenset[int]) -> Tensor:
             if periods:
                 first, *others = periods
                 tf.cond(
@@ -102,7 +111,7 @@ class TensorFlowSparseUpdates(SparseUpdates):
 
         choose(self.periods, frozenset())
 
-    def _apply_but(self, resting, updates):
+    def _apply_but(self, resting: frozenset[int], updates: Updates) -> None:
         held = self.held(resting)
         pairs = [pair for pair in zip(updates, self.model.trainable_variables) if id(pair[1]) not in held]
         if pairs:

@@ -1,0 +1,67 @@
+"""What is installed, and what importing it costs."""
+
+import email
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling, which builds the wheel, is not installed")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--wheel-dir", str(folder)]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    done = subprocess.run([*command, *offline], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    names = {name for name in wheel.namelist() if not name.endswith("/")}
+    package = {name for name in names if name.startswith("keras_sg/")}
+    ours = {p for p in (ROOT / "keras_sg").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert package == {str(path.relative_to(ROOT)) for path in ours}
+    assert "keras_sg/py.typed" in package
+    (info,) = {name.split("/")[0] for name in names - package}
+    assert info.startswith("keras_sg-") and info.endswith(".dist-info")
+    licence = wheel.read(f"{info}/licenses/LICENSE")
+    assert licence == (ROOT / "LICENSE").read_bytes() and b"Apache License" in licence
+
+
+def test_the_wheel_needs_keras_and_numpy_only(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+    needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert sorted(needed) == ["keras>=3.15", "numpy"]
+    assert metadata["Requires-Python"] == ">=3.11" and metadata["License-Expression"] == "Apache-2.0"
+    assert set(metadata.get_all("Provides-Extra")) >= {
+        "tensorflow",
+        "jax",
+        "examples",
+        "tune",
+        "docs",
+        "test",
+    }
+
+
+def test_importing_it_imports_nothing_that_is_asked_for_later():
+    """Keras itself imports some of these where it finds them, so they are hidden, not looked for."""
+    heavy = ["matplotlib", "keras_tuner", "tensorflow_datasets", "sklearn", "tensorboard"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({heavy})); import keras_sg; print(keras_sg.__file__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(ROOT / "keras_sg" / "__init__.py")
