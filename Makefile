@@ -18,7 +18,7 @@ test: .venv/test
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
 
 .venv/demo: EXTRAS := tensorflow,examples
-.venv/test: EXTRAS := tensorflow,jax,examples,test
+.venv/test: EXTRAS := tensorflow,jax,examples,tune,test
 .venv/demo .venv/test: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
