@@ -8,6 +8,7 @@ import textwrap
 import pytest
 
 import keras_sg
+from keras_sg import tuning
 
 pytestmark = pytest.mark.tensorflow
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,6 +24,7 @@ PUBLIC = {
         keras_sg.callbacks,
         keras_sg.callbacks.alignment,
         keras_sg.plotting,
+        tuning,
     )
     for name, value in vars(holder).items()
     if callable(value)
@@ -69,6 +71,8 @@ def test_the_main_names_have_examples():
         "alignment",
         "curves",
         "gradients",
+        "DecoupledHyperModel",
+        "objective",
     }
 
 
