@@ -104,7 +104,7 @@ class Arm(tuning.DecoupledHyperModel):
 
     def __init__(self, arm, learning_rate, args):
         task = TASKS[args.data]
-        self.arm, self.load = arm, functools.partial(task.load, args)
+        self.load = functools.partial(task.load, args)
         self.keeps_weights = args.tuner == "hyperband"  # it goes on with those of its better trials
         super().__init__(
             functools.partial(network, task, args.seed),
@@ -122,21 +122,30 @@ class Arm(tuning.DecoupledHyperModel):
     def fit(self, hp, model, *, callbacks=(), **kwargs):
         """One trial: what is logged after its last epoch (the test set would choose the best one)."""
         train, test = self.load()
-        trial = f"{self.arm}, learning rate {hp.get('learning_rate'):.3g}"
         callbacks = callbacks if self.keeps_weights else ()
+        history = super().fit(
+            hp, model, train, validation_data=test, callbacks=callbacks, shuffle=False, **kwargs
+        )
+        return {name: series[-1] for name, series in history.history.items()}
+
+
+class Strict:
+    """Mixed into a tuner, whose trials then fail for one reason only: they diverged.
+
+    Any other error stops the sweep. keras-tuner would take it for one more failed trial, and not repeat it.
+    """
+
+    def run_trial(self, trial, *args, **kwargs):
+        name = f"{self.project_name}, learning rate {trial.hyperparameters.get('learning_rate'):.3g}"
         try:
-            history = super().fit(
-                hp, model, train, validation_data=test, callbacks=callbacks, shuffle=False, **kwargs
-            )
+            (measured,) = super().run_trial(trial, *args, **kwargs)
         except keras_tuner.errors.FailedTrialError:
-            print(f"{trial}: diverged", flush=True)
+            print(f"{name}: diverged", flush=True)
             raise
         except Exception as error:
-            # keras-tuner would count it as one more trial that failed.
-            raise keras_tuner.errors.FatalRuntimeError(f"{trial}: {error}") from error
-        last = {name: series[-1] for name, series in history.history.items()}
-        print(f"{trial}: test accuracy {last['val_accuracy']:.4f}", flush=True)
-        return last
+            raise keras_tuner.errors.FatalRuntimeError(f"{name}: {error}") from error
+        print(f"{name}: test accuracy {measured['val_accuracy']:.4f}", flush=True)
+        return measured
 
 
 class Grid(keras_tuner.Oracle):
@@ -156,6 +165,14 @@ class Grid(keras_tuner.Oracle):
         return {"status": "RUNNING", "values": self.get_space().values | {"learning_rate": rate}}
 
 
+class Tuner(Strict, keras_tuner.Tuner):
+    """For all oracles but Hyperband's."""
+
+
+class Hyperband(Strict, keras_tuner.Hyperband):
+    """Hyperband's."""
+
+
 def tuner(arm, args):
     """The tuner of one arm; it finds what is in its folder already."""
     low, high = args.learning_rates
@@ -163,18 +180,19 @@ def tuner(arm, args):
     options = {
         "objective": tuning.objective("val_accuracy"),
         "seed": args.seed + 1,  # 0 would be none at all
-        # Learning rates that are too high come in a row.
-        "max_consecutive_failed_trials": sys.maxsize,
+        "max_consecutive_failed_trials": sys.maxsize,  # rates that are too high come in a row
     }
     place = {"directory": args.output / "tuner", "project_name": arm}
+    if args.tuner == "hyperband":
+        return Hyperband(Arm(arm, rate, args), max_epochs=args.epochs, **options, **place)
     if args.tuner == "grid":
         rates = np.geomspace(low, high, args.trials).tolist()
-        space = Arm(arm, tuning.Choice(*rates) if len(rates) > 1 else rates[0], args)
-        return keras_tuner.Tuner(Grid(rates, **options), space, **place)
-    if args.tuner == "hyperband":
-        return keras_tuner.Hyperband(Arm(arm, rate, args), max_epochs=args.epochs, **options, **place)
-    kinds = {"random": keras_tuner.RandomSearch, "bayesian": keras_tuner.BayesianOptimization}
-    return kinds[args.tuner](Arm(arm, rate, args), max_trials=args.trials, **options, **place)
+        rate, oracle = tuning.Choice(*rates) if len(rates) > 1 else low, Grid(rates, **options)
+    elif args.tuner == "bayesian":
+        oracle = keras_tuner.oracles.BayesianOptimizationOracle(max_trials=args.trials, **options)
+    else:
+        oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=args.trials, **options)
+    return Tuner(oracle, Arm(arm, rate, args), **place)
 
 
 def prepare(arms, args):

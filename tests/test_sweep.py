@@ -21,20 +21,27 @@ ROOT = pathlib.Path(__file__).parent.parent
 FAST = ["--epochs", "1", "--arm", "backprop"]
 
 
+# Four batches of the real digits, a step at a time (for tracing takes longer); here and in processes.
+FEW = """
+import dataclasses
+from examples import sweep
+
+digits = sweep.TASKS["digits"]
+
+def few(args):
+    train, test = digits.load(args)
+    return train.take(4), test
+
+sweep.TASKS["digits"] = dataclasses.replace(digits, load=few, compile={"run_eagerly": True})
+"""
+
+
 @pytest.fixture(autouse=True)
 def sweep(monkeypatch):
-    """The example, on four batches of the real digits; a step at a time, for tracing takes longer."""
     monkeypatch.syspath_prepend(str(ROOT))
     module = importlib.import_module("examples.sweep")
-    digits = module.TASKS["digits"]
-
-    def few(args):
-        train, test = digits.load(args)
-        return train.take(4), test
-
-    monkeypatch.setitem(
-        module.TASKS, "digits", dataclasses.replace(digits, load=few, compile={"run_eagerly": True})
-    )
+    monkeypatch.setattr(module, "TASKS", dict(module.TASKS))
+    exec(FEW, {})
     return module
 
 
@@ -147,13 +154,13 @@ def test_trials_of_unknown_settings_are_refused(sweep, tmp_path):
     assert [trial["learning_rate"] for trial in trials(tmp_path)] == [1e-5]
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian"])
-def test_stopped_and_resumed_it_finds_the_same(sweep, tmp_path, monkeypatch, tuner):
+@pytest.mark.parametrize("tuner, count", [("random", 4), ("bayesian", 7)])
+def test_stopped_and_resumed_it_finds_the_same(sweep, tmp_path, monkeypatch, tuner, count):
     """An error in the third trial stops the sweep; resumed, it ends as one that was never stopped.
 
-    Seven trials: keras-tuner's Bayesian optimization chooses the first ones at random.
+    keras-tuner's Bayesian optimization chooses the first six at random.
     """
-    command = [*FAST, "--tuner", tuner, "--trials", "7", "--seed", "3", "--output"]
+    command = [*FAST, "--tuner", tuner, "--trials", str(count), "--seed", "3", "--output"]
     sweep.main([*command, str(tmp_path / "whole")])
     load, calls = sweep.TASKS["digits"].load, []
 
@@ -172,10 +179,10 @@ def test_stopped_and_resumed_it_finds_the_same(sweep, tmp_path, monkeypatch, tun
     assert len(before) == 2 and len(kept(tmp_path / "stopped")) == 3
     sweep.main([*command, str(tmp_path / "stopped")])
     after = kept(tmp_path / "stopped")
-    assert len(after) == 7 and {name: after[name] for name in before} == before
+    assert len(after) == count and {name: after[name] for name in before} == before
     assert trials(tmp_path / "stopped") == trials(tmp_path / "whole")
     rates = [trial["learning_rate"] for trial in trials(tmp_path / "whole")]
-    assert len(set(rates)) == 7 and min(rates) < 1e-3 < max(rates)
+    assert len(set(rates)) == count and min(rates) < 1e-3 < max(rates)
 
 
 def test_hyperband_gives_all_epochs_to_some(sweep, tmp_path, capsys):
@@ -186,39 +193,52 @@ def test_hyperband_gives_all_epochs_to_some(sweep, tmp_path, capsys):
     assert "| sg | 6 | 0 |" in capsys.readouterr().out
 
 
+# It never ends its third trial.
+HANGS = """
+import pathlib, sys, time
+load, calls = sweep.TASKS["digits"].load, []
+
+def hang(args):
+    calls.append(args)
+    if len(calls) == 4:  # before the first trial it is called once
+        pathlib.Path(sys.argv[1]).touch()
+        time.sleep(600)
+    return load(args)
+
+sweep.TASKS["digits"] = dataclasses.replace(sweep.TASKS["digits"], load=hang)
+sweep.main(sys.argv[2:])
+"""
+
+
 def test_a_killed_process_goes_on(sweep, tmp_path):
     """A real process, killed in its third trial; what it had finished is not done again."""
-    arguments = ["--arm", "sg-conditional", "--tuner", "grid", "--trials", "4", "--epochs", "3"]
-    arguments += ["--output", str(tmp_path)]
-    script = (
-        "import dataclasses; from examples import sweep\n"
-        "sweep.TASKS['digits'] = dataclasses.replace(sweep.TASKS['digits'], compile={'run_eagerly': True})\n"
-        f"sweep.main({arguments})"
-    )
-    third = tmp_path / "tuner" / "sg-conditional" / "trial_2" / "trial.json"
+    output, third = tmp_path / "sweep", tmp_path / "third"
+    arguments = ["--arm", "sg-conditional", "--tuner", "grid", "--trials", "4", "--epochs", "1"]
+    arguments += ["--output", str(output)]
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 300
-        while not third.exists():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.01)
-        time.sleep(0.1)  # the trial's files are written, and it trains
-        process.kill()
-        process.wait()
-    before = ended(tmp_path, "sg-conditional")
-    assert len(before) == 2 and len(kept(tmp_path, "sg-conditional")) == 3
+        command = [sys.executable, "-c", FEW + HANGS, str(third), *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 300
+            while not third.exists():
+                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.01)
+        finally:
+            process.kill()
+            process.wait()
+    before = ended(output, "sg-conditional")
+    assert len(before) == 2 and len(kept(output, "sg-conditional")) == 3
     sweep.main(arguments)
-    after = kept(tmp_path, "sg-conditional")
+    after = kept(output, "sg-conditional")
     assert len(after) == 4 and {name: after[name] for name in before} == before
-    rates = [trial["learning_rate"] for trial in trials(tmp_path, "sg-conditional")]
+    rates = [trial["learning_rate"] for trial in trials(output, "sg-conditional")]
     np.testing.assert_allclose(rates, [1e-5, 10 ** (-11 / 3), 10 ** (-7 / 3), 1e-1])
-    assert not any(trial["diverged"] for trial in trials(tmp_path, "sg-conditional"))
+    assert not any(trial["diverged"] for trial in trials(output, "sg-conditional"))
 
 
 # Every worker notes the trials that it is given, and waits in its first one until both have one.
 SHARED = """
 import os, pathlib, sys, time
-from examples import sweep
 
 notes, me = pathlib.Path(sys.argv[1]), os.environ["KERASTUNER_TUNER_ID"]
 fit = sweep.Arm.fit
@@ -250,7 +270,7 @@ def test_a_chief_and_two_workers(tmp_path):
         for name in ("chief", "worker0", "worker1"):
             with open(tmp_path / f"{name}.log", "w") as log:
                 processes[name] = subprocess.Popen(
-                    [sys.executable, "-c", SHARED, str(notes), *arguments],
+                    [sys.executable, "-c", FEW + SHARED, str(notes), *arguments],
                     cwd=ROOT,
                     env=os.environ | address | {"KERASTUNER_TUNER_ID": name},
                     stdout=log,
@@ -275,15 +295,13 @@ def test_a_chief_and_two_workers(tmp_path):
 
 
 def test_mnist(sweep, tmp_path):
-    """One rate of the MNIST network; it is that of the other example, which learns at this rate."""
+    """One rate, at which it learns."""
     tfds = pytest.importorskip("tensorflow_datasets")
     if not tfds.builder("mnist").is_prepared():
         pytest.skip("MNIST is not in TFDS's data folder; the tests do not download it")
     rates = ["--learning-rates", "1e-3", "1e-1", "--tuner", "grid", "--trials", "1"]
-    sweep.main(
-        ["--data", "mnist", "--arm", "sg-conditional", "--epochs", "1", *rates, "--output", str(tmp_path)]
-    )
-    (trial,) = trials(tmp_path, "sg-conditional")
+    sweep.main(["--data", "mnist", "--arm", "backprop", "--epochs", "1", *rates, "--output", str(tmp_path)])
+    (trial,) = trials(tmp_path)
     assert trial["test_accuracy"] > 0.9
 
 

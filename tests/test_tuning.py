@@ -193,6 +193,24 @@ def test_good_epochs_do_not_save_a_trial_that_diverges_later():
         hypermodel.fit(hp, model, X, LABELS, epochs=9, callbacks=[explode], verbose=0)
 
 
+@pytest.mark.parametrize("synthesizer_rate", [None, 1e-2])
+def test_a_trial_goes_on_from_its_weights(tmp_path, synthesizer_rate):
+    """As under Hyperband: with the state of its optimizers, so as if it had never been stopped."""
+
+    def fit(epochs, start=None):
+        hypermodel = space(num_classes=3, synthesizer_learning_rate=synthesizer_rate)
+        model, hp = built(hypermodel)
+        if start:
+            model.load_weights(start)
+        hypermodel.fit(hp, model, X, LABELS, batch_size=BATCH, shuffle=False, epochs=epochs, verbose=0)
+        return model
+
+    fit(2).save_weights(tmp_path / "half.weights.h5")
+    resumed = fit(2, tmp_path / "half.weights.h5")
+    for a, b in zip(fit(4).get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
 def test_a_synthesizer_is_swept_by_its_cosine(tmp_path):
     """Of two rates, the higher one follows better on so few steps; the objective finds it."""
     hypermodel = space(learning_rate=1e-3, synthesizer_learning_rate=tuning.Choice(1e-6, 1e-1), num_classes=3)

@@ -143,6 +143,9 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
             if synthesizer_rate is not None:
                 optimizer = decoupled_optimizer(optimizer, self.optimizer(synthesizer_rate))
         model.compile(optimizer, **self.compile)
+        if model.built:
+            # Tuners load weights into it; what is saved with them of the optimizer wants a place.
+            model.optimizer.build(model.trainable_variables)
         return model
 
     def _options(self, hp):
