@@ -31,15 +31,21 @@ class Results:
     def records(self):
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def begin(self, arm, settings, resume):
+    def begin(self, arm, settings, resume, series=SERIES):
         """The record of `arm`: an empty one or, to resume, the one that is there.
+
+        Args:
+            arm: name of the record.
+            settings: dictionary of what its results depend on.
+            resume: whether to go on with the one that is there, if any.
+            series: names of the lists in it.
 
         Raises:
             SystemExit: to resume, but the one that is there is of a run with other settings.
         """
         record = self.records.get(arm) if resume else None
         if record is None:
-            record = {"arm": arm, "settings": settings, "seconds": 0.0} | {name: [] for name in SERIES}
+            record = {"arm": arm, "settings": settings, "seconds": 0.0} | {name: [] for name in series}
         if record["settings"] != settings:
             then = record["settings"]
             differences = [

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 import keras_sg
+from keras_sg import tuning
 
 pytestmark = pytest.mark.tensorflow
 ROOT = pathlib.Path(__file__).parent.parent
@@ -26,6 +27,7 @@ PUBLIC = {
         keras_sg.callbacks.alignment,
         keras_sg.histories,
         keras_sg.plotting,
+        tuning,
     )
     for name, value in vars(holder).items()
     if callable(value)
@@ -74,6 +76,8 @@ def test_the_main_names_have_examples():
         "alignment",
         "curves",
         "gradients",
+        "DecoupledHyperModel",
+        "objective",
     }
 
 
@@ -86,7 +90,7 @@ def test_links_in_the_pages_lead_somewhere():
 def test_every_public_name_is_on_an_api_page():
     pages = (ROOT / "docs" / "pages" / "api").glob("*.md")
     shown = set(re.findall(r"^::: (\S+)$", "\n".join(page.read_text() for page in pages), re.MULTILINE))
-    holders = {"keras_sg", "keras_sg.callbacks", "keras_sg.plotting", "keras_sg.synthesizers"}
+    holders = {f"keras_sg{part}" for part in ("", ".callbacks", ".plotting", ".synthesizers", ".tuning")}
     public = {name for name in PUBLIC if name.rsplit(".", 1)[0] in holders}
     assert len(public) > 20
     assert public | {"keras_sg.gradients.replace_gradient"} <= shown
