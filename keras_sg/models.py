@@ -145,8 +145,8 @@ class DecoupledModel(Trainer, keras.Model):
         kinds = {interface.label for interface in self.interfaces if interface.label}
         if kinds and y is not None:
             found = self.labels_from(y)
-            for kind in kinds if hasattr(found, "dtype") else ():
-                kind.check_values(found)
+            for kind in kinds:
+                (kind.check_values if hasattr(found, "dtype") else kind.check)(found)
         return super().fit(x, y, *args, **kwargs)
 
     def interface_gradients(

@@ -18,8 +18,11 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
+        if "two_devices" in item.fixturenames:
+            item.add_marker("tensorflow")
         if item.get_closest_marker("tensorflow") and BACKEND != "tensorflow":
             item.add_marker(pytest.mark.skip(reason=f"needs the TensorFlow backend, not {BACKEND}"))
 

@@ -13,8 +13,6 @@ from keras_sg import callbacks
 from keras_sg.callbacks.alignment import alignment
 from keras_sg.callbacks.update_size import weight_groups
 
-tensorflow = pytest.mark.tensorflow
-
 
 def fit(model, epochs, *watchers, **options):
     x, y, _ = data()
@@ -25,8 +23,6 @@ def fit(model, epochs, *watchers, **options):
 
 @pytest.mark.parametrize("model_class", [keras.Model, keras_sg.DecoupledModel])
 def test_mix_moves_from_epoch_to_epoch(model_class):
-    if model_class is not keras.Model and keras.backend.backend() != "tensorflow":
-        pytest.skip("DecoupledModel needs the TensorFlow backend")
     mixes = [0.0, 0.25, 1.0]
     model = mlp(2, model_class=model_class)
     oracle = oracle_of(model)
@@ -40,7 +36,7 @@ def test_mix_moves_from_epoch_to_epoch(model_class):
     assert [layer.mix for layer in model.layers if hasattr(layer, "mix")] == [1.0, 1.0]
 
 
-@tensorflow
+@pytest.mark.tensorflow
 def test_mix_is_traced_once():
     traces = []
 
@@ -59,7 +55,7 @@ def test_mix_is_traced_once():
     assert len(traces) == before + 1
 
 
-@tensorflow
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 2}], ids=str)
 def test_mix_moves_from_step_to_step(options):
     schedule = lambda step: 0.0 if step < 2 else 0.5
@@ -73,7 +69,6 @@ def test_mix_moves_from_step_to_step(options):
     assert_same(model, oracle, 1e-5)
 
 
-@tensorflow
 def test_mix_mirrored(two_devices):
     with two_devices.scope():
         model = mlp(2)
@@ -85,7 +80,6 @@ def test_mix_mirrored(two_devices):
     assert_same(model, oracle, 1e-5)
 
 
-@tensorflow
 def test_a_moved_mix_is_in_the_configuration_and_not_in_the_weights(tmp_path):
     model = mlp(1)
     model.compile(optimizer(), "mse")
@@ -100,7 +94,7 @@ def test_a_moved_mix_is_in_the_configuration_and_not_in_the_weights(tmp_path):
     assert keras_sg.decouple(keras_sg.strip(model), "module1").interfaces[0].mix == 1.0
 
 
-@tensorflow
+@pytest.mark.tensorflow
 def test_a_moved_mix_is_not_restored_with_the_weights():
     model = mlp(1)
     model.compile(optimizer(), "mse")
@@ -118,7 +112,6 @@ def test_mix_can_be_moved_before_the_interface_is_built():
     assert interface.mix == 0.25
 
 
-@tensorflow
 def test_true_gradients_reach_the_module_of_a_synthetic_loss_at_mix_0():
     """A warm-up: at mix 0 the modules of a critic learn as by backpropagation."""
     x, _, labels = data()
@@ -174,7 +167,6 @@ def test_alignment_by_hand():
     assert np.isnan(alignment(true, 0 * true)["error"])
 
 
-@tensorflow
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_true_gradient_is_that_of_backpropagation(nested):
     """Not the bootstrapped target: at the lower interface the two differ."""
@@ -191,7 +183,6 @@ def test_the_true_gradient_is_that_of_backpropagation(nested):
         np.testing.assert_allclose(found[key][1], target, rtol=0, atol=1e-6)
 
 
-@tensorflow
 def test_alignment_goes_into_the_logs_and_touches_nothing(tmp_path):
     x, _, labels = data()
 
@@ -226,7 +217,6 @@ def test_alignment_goes_into_the_logs_and_touches_nothing(tmp_path):
     assert all(np.isfinite(history[key]).all() for key in keys)
 
 
-@tensorflow
 def test_alignment_mirrored(two_devices):
     x, y, _ = data()
     measures = []
@@ -243,7 +233,6 @@ def test_alignment_mirrored(two_devices):
     assert measures[0] == pytest.approx(measures[1], abs=1e-5) and len(measures[0]) == 6
 
 
-@tensorflow
 def test_the_true_gradient_is_that_of_the_loss_compiled_last():
     x, y, _ = data()
     model = mlp(1)
@@ -253,7 +242,6 @@ def test_the_true_gradient_is_that_of_the_loss_compiled_last():
     assert not np.allclose(first, model.interface_gradients(x, y)["module1"][1])
 
 
-@tensorflow
 def test_a_probe_of_named_inputs_in_any_order():
     inputs = [keras.Input((4,), name="b"), keras.Input((2,), name="a")]
     h = keras_sg.SyntheticGradient(layers.Dense(3, name="block"))(layers.Concatenate()(inputs))
@@ -272,7 +260,6 @@ PROBES = {
 }
 
 
-@tensorflow
 @pytest.mark.parametrize("case", PROBES)
 def test_probes_that_do_not_fit(case):
     make, message = PROBES[case]

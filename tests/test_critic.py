@@ -10,7 +10,6 @@ from keras import layers
 import keras_sg
 from keras_sg import synthesizers
 
-tensorflow = pytest.mark.tensorflow
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 4)).astype("float32")
 CLASSES = RNG.integers(0, 3, 6)
@@ -84,21 +83,18 @@ def build(sobolev, **options):
     return model
 
 
-@tensorflow
 @pytest.mark.parametrize("sobolev", [False, True], ids=["value", "sobolev"])
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_exact(sobolev, options):
     check(build(sobolev, **options), sobolev)
 
 
-@tensorflow
 def test_exact_mirrored(two_devices):
     with two_devices.scope():
         model = build(True)
     check(model, True)
 
 
-@tensorflow
 def test_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     check(build(True), True, tolerance=2e-3)
@@ -114,7 +110,6 @@ def check(model, sobolev, tolerance=1e-5):
     assert ("sg_cosine" in logs) == sobolev
 
 
-@tensorflow
 @pytest.mark.parametrize("loss", [None, "mse"])
 def test_label_vectors(loss):
     """Several bits a label; the critic's own loss, and what it sends down, by hand."""
@@ -133,7 +128,6 @@ def test_label_vectors(loss):
     model.fit(X, BITS, verbose=0)
 
 
-@tensorflow
 @pytest.mark.parametrize(
     "shape, block",
     [
@@ -161,7 +155,6 @@ def test_convolutional_critics(shape, block, tmp_path):
     assert again.interfaces[0].sobolev and again.interfaces[0].label == model.interfaces[0].label
 
 
-@tensorflow
 def test_a_layer_of_ones_own_may_take_the_label_apart():
     class Distance(layers.Layer):
         label_apart = True
@@ -210,7 +203,6 @@ WRONG_LABELS = {
 }
 
 
-@tensorflow
 @pytest.mark.parametrize("case", WRONG_LABELS)
 def test_labels_that_do_not_fit_their_critic(case):
     options, y, message = WRONG_LABELS[case]
@@ -224,7 +216,6 @@ def test_labels_that_do_not_fit_their_critic(case):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
 
 
-@tensorflow
 def test_a_critic_that_is_built_already_wants_bits_too():
     first = keras_sg.SyntheticLoss(layers.Dense(5), "critic", label_size=3)
     first.build((None, 4))
@@ -233,7 +224,6 @@ def test_a_critic_that_is_built_already_wants_bits_too():
         again.label.check_values(BITS * 5)
 
 
-@tensorflow
 def test_label_vectors_that_overflow_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     inputs = keras.Input((4,))
@@ -244,7 +234,7 @@ def test_label_vectors_that_overflow_half_precision():
         model.fit(X, BITS * 1e5, verbose=0)
 
 
-@tensorflow
+@pytest.mark.tensorflow
 def test_label_vectors_of_a_width_that_is_not_known_beforehand():
     tf = pytest.importorskip("tensorflow")
     inputs = keras.Input((4,))
@@ -263,7 +253,7 @@ def test_label_vectors_of_a_width_that_is_not_known_beforehand():
                 model.fit(batches, verbose=0, shuffle=False)
 
 
-@tensorflow
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("sobolev", [False, True])
 def test_a_replica_without_examples(two_devices, sobolev):
     with two_devices.scope():

@@ -1,5 +1,7 @@
 """Trained by `fit`, the weights are those of the NumPy oracle, however `fit` is told to run."""
 
+import contextlib
+
 import keras
 import models
 import numpy as np
@@ -10,7 +12,6 @@ import keras_sg
 
 EPOCHS = 4
 WEIGHT = np.linspace(0.2, 2.0, models.EXAMPLES).astype("float32")
-tensorflow = pytest.mark.tensorflow
 
 
 def fit(model, x, y, sample_weight=None, optimizer=None, **options):
@@ -42,7 +43,6 @@ MODES = {
 }
 
 
-@tensorflow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_classes", [None, 3], ids=["unconditional", "conditional"])
 @pytest.mark.parametrize("interfaces", [1, 2, 3])
@@ -56,7 +56,6 @@ def test_plain_model_modes(mode):
     check(mlp(2, model_class=keras.Model), options=MODES[mode])
 
 
-@tensorflow
 @pytest.mark.parametrize(
     "model_class, num_classes",
     [(keras.Model, None), (keras_sg.DecoupledModel, None), (keras_sg.DecoupledModel, 3)],
@@ -68,22 +67,24 @@ def test_mirrored(two_devices, model_class, num_classes):
         check(model, conditional=num_classes is not None, sample_weight=WEIGHT)
 
 
-@tensorflow
-@pytest.mark.parametrize("mirrored", [False, True], ids=["one-device", "mirrored"])
+@pytest.mark.parametrize(
+    "strategy",
+    [None, pytest.param("two_devices", marks=pytest.mark.tensorflow)],
+    ids=["one-device", "mirrored"],
+)
 @pytest.mark.parametrize("model_class", [keras.Model, keras_sg.DecoupledModel])
-def test_half_precision(model_class, mirrored, two_devices):
-    import contextlib
-
+def test_half_precision(model_class, strategy, request):
     keras.config.set_dtype_policy("mixed_float16")
-    with two_devices.scope() if mirrored else contextlib.nullcontext():
+    with request.getfixturevalue(strategy).scope() if strategy else contextlib.nullcontext():
         model = mlp(2, model_class=model_class)
         check(model, tolerance=2e-3)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def test_bfloat16():
+@pytest.mark.parametrize("model_class", [keras.Model, keras_sg.DecoupledModel])
+def test_bfloat16(model_class):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    check(mlp(2, model_class=keras.Model), tolerance=2e-2)
+    check(mlp(2, model_class=model_class), tolerance=2e-2)
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.3])
@@ -104,7 +105,6 @@ def test_mix_zero_is_backpropagation():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@tensorflow
 def test_class_weight():
     x, y, labels = data()
     model = mlp(2, 3)
@@ -116,7 +116,6 @@ def test_class_weight():
     assert_same(model, oracle, 1e-5)
 
 
-@tensorflow
 def test_one_hot_and_index_labels_are_the_same():
     x, _, labels = data()
     weights = []
@@ -134,7 +133,6 @@ def test_one_hot_and_index_labels_are_the_same():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@tensorflow
 def test_reported_loss_and_cosine_are_those_of_the_last_pairs():
     x, y, labels = data()
     model = mlp(2, 3)

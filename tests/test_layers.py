@@ -8,7 +8,6 @@ from keras import layers, ops
 import keras_sg
 from keras_sg import synthesizers
 
-tensorflow = pytest.mark.tensorflow
 RNG = np.random.default_rng(0)
 
 
@@ -75,8 +74,6 @@ def test_the_synthesizer_predicts_nothing_at_first_and_gets_no_say_in_the_module
 
 @pytest.mark.parametrize("interface", [keras_sg.SyntheticGradient, keras_sg.SyntheticLoss])
 def test_batch_normalization_advances_once_a_step(interface):
-    if interface is keras_sg.SyntheticLoss and keras.backend.backend() != "tensorflow":
-        pytest.skip("SyntheticLoss needs a DecoupledModel")
     recipe = synthesizers.MLP((6,)) if interface is keras_sg.SyntheticGradient else synthesizers.Value((6,))
     block = keras.Sequential([layers.Dense(4), layers.BatchNormalization(momentum=0.9)])
     inputs = keras.Input((3,))
@@ -205,14 +202,12 @@ class Values:
         return predicted, targets
 
 
-@tensorflow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_synthetic_loss_is_exact(options, weighted):
     check_synthetic_loss(options, weighted)
 
 
-@tensorflow
 def test_synthetic_loss_mirrored(two_devices):
     with two_devices.scope():
         check_synthetic_loss({}, True)
@@ -248,7 +243,6 @@ def check_synthetic_loss(options, weighted):
     np.testing.assert_allclose(logs["sg_loss"][-1], np.mean(misses), rtol=1e-3)
 
 
-@tensorflow
 def test_conditional_synthetic_loss_with_two_outputs_and_loss_weights():
     inputs = keras.Input((6,))
     block = layers.Dense(5, activation="tanh")
@@ -263,7 +257,7 @@ def test_conditional_synthetic_loss_with_two_outputs_and_loss_weights():
     assert 0.5 * 1000**2 < logs["sg_loss"][0] < 2 * 1000**2
 
 
-@tensorflow
+@pytest.mark.tensorflow
 def test_convolutional_interface_against_finite_differences():
     """Target, module update and synthesizer update of a cut convolutional network, in float64."""
     keras.config.set_floatx("float64")
@@ -311,7 +305,6 @@ def test_convolutional_interface_against_finite_differences():
     )
 
 
-@tensorflow
 @pytest.mark.parametrize(
     "shape, loss, values",
     [
@@ -333,11 +326,12 @@ def test_loss_of_each_example(shape, loss, values):
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(inputs))
     model.compile("sgd", loss)
     y, p = RNG.normal(size=(2, *shape)).astype("float32")
-    _, per_example = model._loss_per_example(None, y, ops.convert_to_tensor(p), None, 6)
+    with keras.StatelessScope():
+        _, per_example = model._loss_per_example(None, y, ops.convert_to_tensor(p), None, 6)
     np.testing.assert_allclose(per_example, values(y, p), rtol=1e-5)
 
 
-@tensorflow
+@pytest.mark.tensorflow
 def test_synthetic_loss_in_double_precision_and_with_partial_weights():
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -367,7 +361,6 @@ def test_numpy_numbers_are_numbers():
     assert (type(config["num_classes"]), type(config["mix"])) == (int, float)
 
 
-@tensorflow
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_a_conditional_convolutional_interface(data_format, tmp_path):
     """The label arrives as channel masks; both formats learn the same, and are saved."""

@@ -10,7 +10,6 @@ from models import Hiding
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 8)).astype("float32")
 LABELS = RNG.integers(0, 3, 32)

@@ -10,7 +10,6 @@ from models import BATCH, assert_same, data, interfaces_of, mlp, optimizer, orac
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
 PERIOD, EPOCHS = 3, 4
 
 

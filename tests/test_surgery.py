@@ -10,7 +10,6 @@ from keras import layers
 import keras_sg
 
 RNG = np.random.default_rng(0)
-decoupled = pytest.mark.tensorflow
 
 
 def sequential():
@@ -63,7 +62,6 @@ def check_shared_and_reversible(model, x, after, **options):
     return cut, plain
 
 
-@decoupled
 @pytest.mark.parametrize("make", [sequential, functional])
 def test_toys(make):
     model = make()
@@ -80,7 +78,6 @@ def functional_of(model):
     return keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
 
 
-@decoupled
 @pytest.mark.parametrize("inner", [sequential, functional])
 def test_nested_models_by_path(inner):
     model = nested(inner())
@@ -89,7 +86,6 @@ def test_nested_models_by_path(inner):
     assert plain.get_layer("toy").get_layer("block1") is model.get_layer("toy").get_layer("block1")
 
 
-@decoupled
 def test_deeper_nesting():
     inner = nested(sequential())
     inputs = keras.Input((8,))
@@ -97,7 +93,6 @@ def test_deeper_nesting():
     check_shared_and_reversible(model, X, ["outer/toy/block2"])
 
 
-@decoupled
 def test_a_compiled_model_and_a_single_name():
     model = functional()
     model.compile("adam", "mse")
@@ -105,7 +100,6 @@ def test_a_compiled_model_and_a_single_name():
     assert not cut.compiled and not keras_sg.strip(cut).compiled
 
 
-@decoupled
 def test_inputs_and_outputs_keep_their_structure():
     a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
     h = layers.Dense(6, name="block")(layers.Add(name="sum")([a, b]))
@@ -116,7 +110,6 @@ def test_inputs_and_outputs_keep_their_structure():
         np.testing.assert_array_equal(predicted["p"], model.predict({"a": X, "b": X}, verbose=0)["p"])
 
 
-@decoupled
 def test_mask_and_other_call_arguments_are_handed_on():
     inputs = keras.Input((5,), dtype="int32")
     h = layers.Embedding(10, 4, mask_zero=True, name="embedding")(inputs)
@@ -127,7 +120,6 @@ def test_mask_and_other_call_arguments_are_handed_on():
     check_shared_and_reversible(model, x, ["embedding", "norm", "lstm"])
 
 
-@decoupled
 def test_every_cut_has_a_synthesizer_of_its_own():
     given = layers.Dense(6, kernel_initializer="zeros")
     model = keras.Sequential([keras.Input((8,))] + [layers.Dense(6, name=f"d{i}") for i in range(3)])
@@ -136,7 +128,6 @@ def test_every_cut_has_a_synthesizer_of_its_own():
     assert first is not second and first is not given
 
 
-@decoupled
 def test_synthetic_losses():
     cut = keras_sg.decouple(
         sequential(), after=["block1", "block2"], interface=keras_sg.SyntheticLoss, num_classes=3
@@ -157,7 +148,7 @@ def test_strip_of_plain_models_with_interfaces():
     assert keras_sg.strip(plain).layers == plain.layers
 
 
-@decoupled
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "network, after",
     [
@@ -182,7 +173,7 @@ def test_applications(network, after):
     assert len(plain.layers) == len(model.layers) and "keras_sg" not in plain.to_json()
 
 
-@decoupled
+@pytest.mark.tensorflow
 def test_a_real_network_trains():
     model = keras.applications.MobileNetV2(alpha=0.35, weights=None, input_shape=(32, 32, 3), classes=10)
     cut = keras_sg.decouple(model, after=["block_2_add"], num_classes=10)
@@ -205,20 +196,17 @@ def residual():
     return keras.Model(inputs, layers.Dense(1, name="last")(h))
 
 
-@decoupled
 @pytest.mark.parametrize("after", [["branch"], ["branch", "after_join"]])
 def test_a_cut_with_a_way_around_warns(after):
     with pytest.warns(UserWarning, match="cut after layer 'branch' does not separate.*'join'.*'stem'"):
         keras_sg.decouple(residual(), after=after)
 
 
-@decoupled
 @pytest.mark.parametrize("after", [["join"], ["stem"], ["stem", "branch"], ["join", "after_join"]])
 def test_cuts_that_separate_do_not_warn(after):
     keras_sg.decouple(residual(), after=after)
 
 
-@decoupled
 def test_parallel_branches_need_a_cut_each():
     inputs = keras.Input((8,))
     stem = layers.Dense(8, name="stem")(inputs)
@@ -229,7 +217,6 @@ def test_parallel_branches_need_a_cut_each():
     keras_sg.decouple(model, after=["left", "right"])
 
 
-@decoupled
 def test_an_output_below_the_cut_is_a_way_around():
     inputs = keras.Input((8,))
     stem = layers.Dense(8, name="stem")(inputs)
@@ -240,7 +227,6 @@ def test_an_output_below_the_cut_is_a_way_around():
             keras_sg.decouple(model, after=["block"])
 
 
-@decoupled
 def test_a_way_around_inside_a_nested_model():
     inner = keras.Model(*(lambda m: (m.inputs, m.get_layer("join").output))(residual()), name="inner")
     inputs = keras.Input((8,))
@@ -249,7 +235,6 @@ def test_a_way_around_inside_a_nested_model():
         keras_sg.decouple(model, after=["inner/branch"])
 
 
-@decoupled
 def test_layers_called_by_keyword_and_named_by_themselves():
     class Doubled(layers.Layer):
         def call(self, features):
@@ -261,7 +246,6 @@ def test_layers_called_by_keyword_and_named_by_themselves():
     check_shared_and_reversible(model, X, doubled)
 
 
-@decoupled
 def test_a_training_step_of_its_own_is_not_lost_silently():
     class Own(keras.Model):
         def train_step(self, data):
@@ -273,7 +257,6 @@ def test_a_training_step_of_its_own_is_not_lost_silently():
         keras_sg.decouple(model, after="block")
 
 
-@decoupled
 def test_intermediate_outputs_of_a_stripped_model(tmp_path):
     plain = keras_sg.strip(keras_sg.decouple(sequential(), after=["block1"]))
     plain.save(tmp_path / "plain.keras")

@@ -58,11 +58,11 @@ class JaxTrainer(Mixin):
             step = TappedStep(taps, **options)
             with self._scope((trainable, *state[1:])) as scope:
                 y_pred = self(x, training=True, decoupled_step=step)
-                loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
-                lessons = []
                 if step.losses:
-                    example_loss = self._example_loss(x, y, y_pred, sample_weight, batch)
+                    loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
                     lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+                else:
+                    loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
                 total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
             values = [(lesson.prediction, lesson.target, lesson.scale) for lesson in lessons]
             predictions = [prediction.synthetic for prediction in step.gradients]
@@ -115,10 +115,10 @@ class JaxTrainer(Mixin):
 
         return [ops.zeros(tensor.shape, tensor.dtype) for tensor in jax.eval_shape(run)]
 
-    def _example_loss(
+    def _loss_per_example(
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
-    ) -> Tensor:
-        """The loss of each example, `(batch,)`."""
+    ) -> tuple[Tensor, Tensor]:
+        """The training loss, and the loss of each example, `(batch,)`."""
         values = [(variable, _keras.uncast(variable)) for owned in self._owned() for variable in owned]
 
         def loss_of(weights: Nested) -> Tensor:
@@ -127,7 +127,8 @@ class JaxTrainer(Mixin):
 
         weights = taught.weights_of_examples(self, sample_weight, y_pred)
         flat, derivatives = (keras.tree.flatten(part) for part in (weights, jax.grad(loss_of)(weights)))
-        return taught.shares_of_examples(self, flat, derivatives, batch)
+        loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
+        return loss, taught.shares_of_examples(self, flat, derivatives, batch)
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""

@@ -111,7 +111,9 @@ def batch_size(x: Nested) -> Tensor:
 
 
 def warn_of_idle(model: keras.Model, step: Step) -> None:
-    """Warn of interfaces that the step did not meet: a true gradient may have passed there."""
+    """Warn of interfaces that the step did not meet (a true gradient may have passed there), and of rest."""
+    if not model.trainable_variables:
+        warnings.warn("The model does not have any trainable weights.", stacklevel=2)
     predictions: list[Any] = [*step.gradients, *step.losses]
     met = {id(prediction.interface) for prediction in predictions}
     idle = [interface.name for interface in model.interfaces if id(interface) not in met]

@@ -12,7 +12,7 @@ class MissingTrainer(Mixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
-            "keras_sg.DecoupledModel has a trainer for the TensorFlow backend only. "
-            f"Received: the backend {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow; or, "
+            "keras_sg.DecoupledModel has a trainer for the TensorFlow and JAX backends only. "
+            f"Received: the backend {keras.backend.backend()!r}. Set KERAS_BACKEND to one of them; or, "
             "with unconditional SyntheticGradient layers, train a plain keras.Model on this backend."
         )

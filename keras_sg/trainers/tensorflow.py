@@ -1,6 +1,5 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +54,6 @@ class TensorFlowTrainer(Mixin):
         self.observe(lessons, batch)
         if self.trainable_variables:
             sparse.apply(sparse.teach(tape, lessons, updates))
-        else:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def make_observe_function(self) -> Callable[..., Any]:
