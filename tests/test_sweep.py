@@ -147,6 +147,7 @@ def test_other_settings_are_refused(sweep, grid, arm):
 
 def test_trials_of_unknown_settings_are_refused(sweep, tmp_path):
     (tmp_path / "tuner" / "backprop").mkdir(parents=True)
+    (tmp_path / "tuner" / "backprop" / "oracle.json").write_text("{}")
     command = [*FAST, "--trials", "1", "--tuner", "grid", "--output", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"holds trials, but .*results.json does not say.*--overwrite"):
         sweep.main(command)
@@ -260,6 +261,9 @@ def test_a_chief_and_two_workers(tmp_path):
     """Real processes on one machine: both workers take trials, and each trial is taken once."""
     output, notes = tmp_path / "sweep", tmp_path / "notes"
     notes.mkdir()
+    # A worker that was there before the chief.
+    (output / "tuner" / "sg").mkdir(parents=True)
+    (output / "tuner" / "sg" / "worker0.json").write_text("{}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
