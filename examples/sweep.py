@@ -204,7 +204,7 @@ def prepare(arms, args):
     settings = {key: value for key, value in vars(args).items() if key not in images.NOT_SETTINGS}
     for arm in dict.fromkeys([*results.records, *arms]):
         folder = args.output / "tuner" / arm
-        if folder.exists() and arm not in results.records:
+        if (folder / "oracle.json").exists() and arm not in results.records:
             raise SystemExit(
                 f"{folder} holds trials, but {results.path} does not say with which settings they were made. "
                 "Give another --output to keep them, or --overwrite to drop them."
