@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, gradients, labels, synthesizers
+from keras_sg.version import __version__, check_readable
 
 
 class Interface(keras.layers.Wrapper):
@@ -231,7 +232,8 @@ class Interface(keras.layers.Wrapper):
     def get_config(self):
         return {
             **super().get_config(),
-            "synthesizer": synthesizers.serialize(self._recipe),
+            "keras_sg_version": __version__,
+            "synthesizer": self._serialized_synthesizer(),
             "num_classes": self.num_classes,
             "label_size": self.label_size,
             "loss": self.loss,
@@ -241,7 +243,20 @@ class Interface(keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return super().from_config(dict(config), custom_objects=custom_objects)
+        config = dict(config)
+        check_readable(config.pop("keras_sg_version", None))
+        return super().from_config(config, custom_objects=custom_objects)
+
+    def _serialized_synthesizer(self):
+        try:
+            return synthesizers.serialize(self._recipe)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            synthesizer = self._recipe if self.synthesizer is None else self.synthesizer
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} cannot be written to a file. Give its class a "
+                "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: "
+                f"{synthesizer!r} (of type {type(synthesizer).__name__})."
+            ) from error
 
 
 def _check_period(update_period):

@@ -1,6 +1,7 @@
 """`DecoupledModel`: a functional Keras model that knows its interfaces."""
 
 import contextlib
+import json
 
 import keras
 from keras import ops
@@ -140,6 +141,23 @@ class DecoupledModel(Trainer, keras.Model):
             for kind in kinds if hasattr(found, "dtype") else ():
                 kind.check_values(found)
         return super().fit(x, y, *args, **kwargs)
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Save, as `keras.Model.save` does; what cannot be written is found before a file is touched."""
+        json.dumps(keras.saving.serialize_keras_object(self))
+        return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+
+    def export(self, filepath, *args, **kwargs):
+        """Export the plain network, as `keras.Model.export` does: synthesizers take no part in predictions.
+
+        (An interface inside a layer of one's own cannot be taken out; its synthesizer goes along.)
+        """
+        from keras_sg.surgery import strip  # which is built on this file
+
+        network = self
+        with contextlib.suppress(ValueError):
+            network = strip(self)
+        return keras.Model.export(network, filepath, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         with self._without_reports():
