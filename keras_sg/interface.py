@@ -251,11 +251,11 @@ class Interface(keras.layers.Wrapper):
         try:
             return synthesizers.serialize(self._recipe)
         except (NotImplementedError, TypeError, ValueError) as error:
-            synthesizer = self._recipe if self.synthesizer is None else self.synthesizer
+            source = getattr(self._recipe, "layer", self._recipe)  # a layer that stands for itself
             raise ValueError(
                 f"The synthesizer of interface {self.name!r} cannot be written to a file. Give its class a "
-                "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: "
-                f"{synthesizer!r} (of type {type(synthesizer).__name__})."
+                "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: a "
+                f"synthesizer of type {type(source).__name__} ({self.synthesizer!r})."
             ) from error
 
 
