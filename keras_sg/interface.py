@@ -9,6 +9,7 @@ from keras import ops
 from keras_sg import _keras, gradients, labels, synthesizers
 from keras_sg.step import Step
 from keras_sg.types import Config, Nested, Shape, Tensor
+from keras_sg.version import __version__, check_readable
 
 
 class Interface(keras.layers.Wrapper):
@@ -230,7 +231,8 @@ class Interface(keras.layers.Wrapper):
     def get_config(self) -> Config:
         return {
             **super().get_config(),
-            "synthesizer": synthesizers.serialize(self._recipe),
+            "keras_sg_version": __version__,
+            "synthesizer": self._serialized_synthesizer(),
             "num_classes": self.num_classes,
             "label_size": self.label_size,
             "loss": self.loss,
@@ -240,7 +242,20 @@ class Interface(keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
-        return super().from_config(dict(config), custom_objects=custom_objects)
+        config = dict(config)
+        check_readable(config.pop("keras_sg_version", None))
+        return super().from_config(config, custom_objects=custom_objects)
+
+    def _serialized_synthesizer(self) -> Any:
+        try:
+            return synthesizers.serialize(self._recipe)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            source = getattr(self._recipe, "layer", self._recipe)  # a layer that stands for itself
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} cannot be written to a file. Give its class a "
+                "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: a "
+                f"synthesizer of type {type(source).__name__} ({self.synthesizer!r})."
+            ) from error
 
 
 def _check_period(update_period: int) -> int:

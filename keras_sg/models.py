@@ -1,6 +1,8 @@
 """`DecoupledModel`: a functional Keras model that knows its interfaces."""
 
 import contextlib
+import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,6 +182,29 @@ class DecoupledModel(Trainer, keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         check_optimizer(self)
         return super().make_train_function(force)
+
+    def save(
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save, as `keras.Model.save` does; what cannot be written is found before a file is touched."""
+        json.dumps(keras.saving.serialize_keras_object(self))
+        return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+
+    def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Export the plain network, as `keras.Model.export` does: synthesizers take no part in predictions.
+
+        (An interface inside a layer of one's own cannot be taken out; its synthesizer goes along.)
+        """
+        from keras_sg.surgery import strip  # which is built on this file
+
+        network = self
+        with contextlib.suppress(ValueError):
+            network = strip(self)
+        return keras.Model.export(network, filepath, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
         with self._without_reports():

@@ -50,7 +50,8 @@ def decoupled_optimizer(
         `[synthesizer, optimizer]`.
 
     Raises:
-        ValueError: an argument is not an optimizer, or wraps other optimizers itself.
+        ValueError: an argument is not an optimizer, or wraps other optimizers itself; or both are
+            the same object.
 
     Example:
 
@@ -64,6 +65,12 @@ def decoupled_optimizer(
         synthetic gradients (SGD for the network, Adam for the synthesizers).
     """
     modules, synthesizers = _single(optimizer, "optimizer"), _single(synthesizer, "synthesizer")
+    if modules is synthesizers:
+        raise ValueError(
+            "`optimizer` and `synthesizer` must be two optimizers, each with a state of its own. To train "
+            "all weights with one, pass it to compile() as it is. "
+            f"Received: {optimizer!r} twice (of type {type(optimizer).__name__})."
+        )
     return DecoupledOptimizer(keras.optimizers.OptimizerMap(modules, {f"(.*/)?{SCOPE}/.*": synthesizers}))
 
 

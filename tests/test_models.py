@@ -140,23 +140,6 @@ def test_save_load_and_go_on(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "synthesizer", ["mlp", keras_sg.synthesizers.MLP((4,), False), lambda shape: layers.Dense(shape[-1])]
-)
-def test_any_synthesizer_saves(tmp_path, synthesizer):
-    model = compiled(classifier(synthesizer=synthesizer))
-    model.fit(X, LABELS, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for a, b in zip(model.get_weights(), loaded.get_weights()):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(model.predict(X, verbose=0), loaded.predict(X, verbose=0))
-
-
-def test_clone_model_keeps_the_class():
-    assert type(keras.models.clone_model(classifier())) is keras_sg.DecoupledModel
-
-
 def test_dataset_and_dictionary_inputs():
     import tensorflow as tf
 
@@ -256,20 +239,14 @@ def test_a_compute_loss_that_drops_the_added_losses():
     assert logs["sg_loss"][0] > 0
 
 
-@pytest.mark.parametrize("frozen", ["model", "interface", "synthesizer", "layer"])
-def test_freezing(frozen):
+def test_a_frozen_model_stays_as_it_is():
     model = classifier(1)
-    interface = model.interfaces[0]
-    part = {"model": model, "interface": interface}.get(frozen) or getattr(interface, frozen)
-    part.trainable = False
+    model.trainable = False
     compiled(model)
-    before = [w.copy() for w in part.get_weights()]
-    if frozen == "model":
-        with pytest.warns(UserWarning, match="not have any trainable weights"):
-            model.fit(X, LABELS, verbose=0)
-    else:
+    before = [w.copy() for w in model.get_weights()]
+    with pytest.warns(UserWarning, match="not have any trainable weights"):
         model.fit(X, LABELS, verbose=0)
-    for a, b in zip(before, part.get_weights()):
+    for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
 
 
@@ -293,27 +270,3 @@ def test_labels_inside_a_structure():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", {"labels": loss, "value": "mse"})
     model.fit(X, {"labels": LABELS, "value": np.ones((32, 1))}, verbose=0)
-
-
-def test_backup_and_restore_with_two_optimizers(tmp_path):
-    """Interrupted after its second epoch, fit ends where it would have without."""
-
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
-    weights = []
-    for stop in ([], [Stop()]):
-        keras.utils.set_random_seed(0)
-        model = compiled(classifier())
-        options = dict(batch_size=8, epochs=4, shuffle=False, verbose=0)
-        backup = keras.callbacks.BackupAndRestore(tmp_path / str(len(stop)))
-        if stop:
-            with pytest.raises(KeyboardInterrupt):
-                model.fit(X, LABELS, callbacks=[backup, *stop], **options)
-            model = compiled(classifier())
-        model.fit(X, LABELS, callbacks=[backup], **options)
-        weights.append(model.get_weights())
-    for a, b in zip(*weights):
-        np.testing.assert_array_equal(a, b)

@@ -153,20 +153,6 @@ def test_two_periods_in_one_model():
     assert [pair[1] for pair in moved] == [step % 3 == 0 for step in range(7)]
 
 
-def test_saved_in_the_middle_of_a_period_it_goes_on(tmp_path):
-    x, _, labels = data()
-    steps = lambda model, count: [model.train_on_batch(x, labels) for _ in range(count)]
-    whole, part = critic_model(PERIOD), critic_model(PERIOD)
-    steps(whole, 8)
-    steps(part, 5)
-    part.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert [interface.update_period for interface in again.interfaces] == [PERIOD, PERIOD]
-    steps(again, 3)
-    for a, b in zip(whole.get_weights(), again.get_weights()):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-
-
 def test_a_penalty_on_a_synthesizer_rests_with_it():
     x, y, _ = data()
     model = mlp(1)

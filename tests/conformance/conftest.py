@@ -1,0 +1,56 @@
+"""The run that everything is held against: each row, trained by `fit`, eagerly, in float32."""
+
+import functools
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from table import EPOCHS, ROWS, numbers, state
+
+
+@pytest.fixture(autouse=True)
+def clean_keras():
+    """As for all tests, but the session is cleared once a file: that takes longer than most tests here."""
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clean_session():
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """Function from the name of a row to its run, which is made once.
+
+    Attributes of the run: `folder`, with a file `1.keras` and `1.weights.h5` and so on after each epoch;
+    `state`, all numbers in the end; `weights`, those of the model; `predictions` and `history`.
+    """
+
+    @functools.cache
+    def train(name):
+        row, folder = ROWS[name], tmp_path_factory.mktemp("reference")
+        model = row.compiled(run_eagerly=True)
+        before = numbers(model.trainable_variables)
+        files = [
+            keras.callbacks.ModelCheckpoint(folder / "{epoch}.keras"),
+            keras.callbacks.ModelCheckpoint(folder / "{epoch}.weights.h5", save_weights_only=True),
+        ]
+        history = row.fit(model, EPOCHS, callbacks=files)
+        moved = [abs(a - b).max() > 1e-4 for a, b in zip(before, numbers(model.trainable_variables))]
+        still = [v.path for v, has in zip(model.trainable_variables, moved) if not has]
+        # A bias before BatchNormalization changes nothing, and no gradient reaches it.
+        assert not [path for path in still if not path.endswith("bias") or len(still) > 1], still
+        predictions = np.asarray(model(row.data()[0]))
+        return SimpleNamespace(
+            folder=folder,
+            history=history,
+            state=state(model),
+            weights=numbers(model.weights),
+            predictions=predictions,
+        )
+
+    return train
