@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")  # for JAX
 
 import keras
 import pytest
@@ -43,3 +44,13 @@ def two_devices():
     from the same start, and those of a second one meet what is left of the first.
     """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def data_parallel():
+    """Batches spread over two CPU devices of JAX."""
+    if BACKEND != "jax":
+        pytest.skip(f"keras.distribution needs the JAX backend, not {BACKEND}")
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    yield
+    keras.distribution.set_distribution(None)

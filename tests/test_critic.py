@@ -95,6 +95,10 @@ def test_exact_mirrored(two_devices):
     check(model, True)
 
 
+def test_exact_data_parallel(data_parallel):
+    check(build(True), True)
+
+
 def test_half_precision():
     keras.config.set_dtype_policy("mixed_float16")
     check(build(True), True, tolerance=2e-3)

@@ -68,6 +68,17 @@ def test_mirrored(two_devices, model_class, num_classes):
 
 
 @pytest.mark.parametrize(
+    "model_class, num_classes",
+    [(keras.Model, None), (keras_sg.DecoupledModel, None), (keras_sg.DecoupledModel, 3)],
+    ids=["plain", "unconditional", "conditional"],
+)
+def test_data_parallel(data_parallel, model_class, num_classes):
+    model = mlp(2, num_classes, model_class)
+    check(model, conditional=num_classes is not None, sample_weight=WEIGHT)
+    assert len(model.get_layer("last").kernel.value.devices()) == 2
+
+
+@pytest.mark.parametrize(
     "strategy",
     [None, pytest.param("two_devices", marks=pytest.mark.tensorflow)],
     ids=["one-device", "mirrored"],

@@ -36,6 +36,10 @@ def test_exact_mirrored(two_devices):
         check(mlp(2, update_period=PERIOD))
 
 
+def test_exact_data_parallel(data_parallel):
+    check(mlp(2, update_period=PERIOD))
+
+
 def test_mirrored_with_several_steps_per_execution(two_devices):
     """Where Keras itself cannot (its loss scaling fails in the same way), an error that says so."""
     x, y, _ = data()
