@@ -32,6 +32,7 @@ def reference(tmp_path_factory):
 
     @functools.cache
     def train(name):
+        assert keras.config.dtype_policy().name == "float32", "made once, for all tests"
         row, folder = ROWS[name], tmp_path_factory.mktemp("reference")
         model = row.compiled(run_eagerly=True)
         before = numbers(model.trainable_variables)

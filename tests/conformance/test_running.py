@@ -99,7 +99,7 @@ def test_every_kind_of_data(name, kind, reference):
 @rows("half")
 def test_half_precision_with_a_loss_scale_that_moves(name, reference):
     """Three rises of the loss scale in eight steps; the numbers are float32's, to half precision."""
-    row = ROWS[name]
+    row, run = ROWS[name], reference(name)
     keras.config.set_dtype_policy("mixed_float16")
     optimizer = keras.optimizers.LossScaleOptimizer(row.optimizer(), 2.0**8, dynamic_growth_steps=2)
     model = row.compiled(optimizer)
@@ -109,15 +109,15 @@ def test_half_precision_with_a_loss_scale_that_moves(name, reference):
     )
     history = row.fit(model, callbacks=[watch])
     assert scales == [2.0 ** (8 + step // 2) for step in range(1, 9)]
-    check_half(model, history, reference(name), 1e-2)
+    check_half(model, history, run, 1e-2)
 
 
 @rows("half")
 def test_half_precision_of_the_other_kind(name, reference):
-    row = ROWS[name]
+    row, run = ROWS[name], reference(name)
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = row.compiled(run_eagerly=True)
-    check_half(model, row.fit(model), reference(name), 5e-2)
+    check_half(model, row.fit(model), run, 5e-2)
 
 
 def check_half(model, history, run, tolerance):
