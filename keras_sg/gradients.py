@@ -170,6 +170,8 @@ def replace_gradient(
             if not whole:
                 mixed = share * prediction + (1.0 - share) * target
                 received = ops.where(share == 1.0, prediction, mixed)
+                # And at 0 on no synthesizer, whatever it predicts (0 * infinity is no zero).
+                received = ops.where(share == 0.0, target, received)
             to_h = received * (scale / batch)
             to_synthetic = derivative(prediction, target) * (ops.cast(weight, wide) * scale / size)
             return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype), ops.zeros_like(mix)

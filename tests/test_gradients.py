@@ -122,3 +122,16 @@ def test_rank_4():
     to_h, to_synthetic = gradients(loss, h, np.zeros_like(h))
     assert not to_h.any()
     np.testing.assert_allclose(to_synthetic, np.full(h.shape, -2.0 / h.size), rtol=1e-6)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_at_mix_zero_no_prediction_reaches_the_module(as_tensor):
+    """Not even one that is not finite."""
+
+    def loss(h, synthetic):
+        mix = ops.convert_to_tensor(0.0, "float32") if as_tensor else 0.0
+        h, anchor = replace_gradient(h, synthetic, mix=mix)
+        return ops.sum(A * h) / 2 + anchor
+
+    to_h, _ = gradients(loss, H, np.full_like(G, np.inf))
+    np.testing.assert_allclose(to_h, A / 2)
