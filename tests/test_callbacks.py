@@ -295,6 +295,15 @@ def test_groups_of_weights():
     assert sum(map(len, groups.values())) == len(model.trainable_variables)
 
 
+def test_groups_of_weights_that_share_a_name_are_numbered():
+    cut = lambda: keras_sg.SyntheticGradient(layers.Dense(4, name="cut"))
+    inner = keras.Sequential([keras.Input((6,)), cut()], name="inner")
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(1, name="last")(cut()(inner(inputs))))
+    names = ["cut", "cut_synthesizer", "cut_1", "cut_synthesizer_1", "output"]
+    assert list(weight_groups(model)) == names
+
+
 @pytest.mark.parametrize("per", ["epoch", "step"])
 def test_update_size(per):
     if per == "step" and keras.backend.backend() == "jax":
