@@ -7,6 +7,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# TensorFlow turns its faster convolutions on by itself only on CPUs with AVX-512.
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: demo test coverage docs docs-serve clean
 
