@@ -1,5 +1,6 @@
 """The training step of `DecoupledModel` on JAX."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,43 +49,37 @@ class JaxTrainer(Mixin):
 
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch, labels = taught.batch_size(x), self.labels_from(y)
-        sparse = JaxSparseUpdates(self, state[2])
-        options = {"labels": labels, "sparse": sparse}
+        batch, sparse = taught.batch_size(x), JaxSparseUpdates(self, state[2])
+        new_step = functools.partial(TappedStep, labels=self.labels_from(y), sparse=sparse)
         step: Any = None
+        lessons: list[Lesson] = []
 
         def descend(trainable: list[Tensor], taps: list[Tensor]) -> tuple[Tensor, Any]:
-            nonlocal step
-            step = TappedStep(taps, **options)
+            nonlocal step, lessons
+            step = new_step(taps)
             with self._scope((trainable, *state[1:])) as scope:
                 y_pred = self(x, training=True, decoupled_step=step)
                 if step.losses:
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
                     lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
                 else:
-                    loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
+                    loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
                 total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
-            values = [(lesson.prediction, lesson.target, lesson.scale) for lesson in lessons]
             predictions = [prediction.synthetic for prediction in step.gradients]
-            return total, (self._values(scope), loss, y_pred, values, predictions)
+            return total, (self._values(scope), loss, y_pred, predictions, [lesson[1:] for lesson in lessons])
 
-        taps = self._taps(state, x, TappedStep(**options))
-        (updates, arrived), aux = jax.grad(descend, argnums=(0, 1), has_aux=True)(state[0], taps)
-        (_, fixed, _, metrics), loss, y_pred, values, predictions = aux
+        taps = self._taps(state, x, new_step())
+        (updates, arrived), found = jax.grad(descend, argnums=(0, 1), has_aux=True)(state[0], taps)
+        (_, fixed, _, metrics), loss, y_pred, predictions, learned = found
 
         taught.warn_of_idle(self, step)
-        lessons = [
-            Lesson(predicted.interface, prediction, target, 1.0, scale)
-            for predicted, (prediction, target, scale) in zip(step.losses, values)
-        ]
+        # What `descend` left behind belongs to the inside of the gradient; what it returned has left it.
+        lessons = [Lesson(lesson.interface, *values) for lesson, values in zip(lessons, learned)]
         met = [
-            (predicted._replace(synthetic=synthetic), pair)
-            for predicted, synthetic, pair in zip(
-                step.gradients, predictions, zip(arrived[::2], arrived[1::2])
-            )
-            if predicted.weight is not None
+            prediction._replace(synthetic=synthetic)
+            for prediction, synthetic in zip(step.gradients, predictions)
         ]
-        lessons += taught.gradient_lessons([m[0] for m in met], [m[1] for m in met])
+        lessons += taught.gradient_lessons(met, list(zip(arrived[::2], arrived[1::2])))
         trainable, optimizer_values = sparse.apply(state[2], updates, state[0])
         with self._scope((trainable, fixed, optimizer_values, metrics)) as scope:
             _keras.track_loss(self, loss, batch)

@@ -23,7 +23,7 @@ def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson
 def gradient_lessons(
     predictions: list[GradientPrediction], arrived: list[tuple[Tensor | None, Tensor | None]]
 ) -> list[Lesson]:
-    """Every predicted gradient is to be the one that arrived at its interface.
+    """Every predicted gradient that is regressed is to be the one that arrived at its interface.
 
     Args:
         predictions: list of `GradientPrediction`.
@@ -33,6 +33,8 @@ def gradient_lessons(
     lessons = []
     for prediction, (delta, scale) in zip(predictions, arrived):
         interface = prediction.interface
+        if prediction.weight is None:
+            continue
         if delta is not None:
             scale = ops.ones(()) if scale is None else scale
             target = gradients.per_example(delta, scale)
