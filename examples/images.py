@@ -1,6 +1,7 @@
 """What the image experiments share: the command line, the data, and the loop over the arms."""
 
 import argparse
+import functools
 import pathlib
 
 import keras
@@ -130,6 +131,7 @@ def load(dataset, shape, args):
     )
 
 
+@functools.lru_cache(maxsize=1)
 def fetch(name, data_dir):
     """The train and test splits of a TFDS data set, each a dict of whole arrays."""
     import tensorflow_datasets as tfds

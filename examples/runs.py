@@ -31,6 +31,13 @@ class Results:
     def records(self):
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
+    def to_draw(self):
+        """The records; where there are none, that is said."""
+        records = self.records
+        if not records:
+            raise SystemExit(f"No results to draw: {self.path} does not exist. Run the example first.")
+        return records
+
     def begin(self, arm, settings, resume, series=SERIES):
         """The record of `arm`: an empty one or, to resume, the one that is there.
 
@@ -172,9 +179,7 @@ def plot(folder, title, zoom=0.05):
     import matplotlib.pyplot as plt
 
     results = Results(folder)
-    records = results.records
-    if not records:
-        raise SystemExit(f"No results to draw: {results.path} does not exist. Run the example first.")
+    records = results.to_draw()
     figure, (whole, top) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
     for axes in (whole, top):
         for arm, record in records.items():

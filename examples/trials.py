@@ -67,11 +67,7 @@ def table(output, near=0.01):
 
 def plot(output, zoom=0.05):
     """Draw test accuracy against learning rate: all of it, and the top `zoom` of it."""
-    records = runs.Results(output).records
-    if not records:
-        raise SystemExit(
-            f"No results to draw: {output / 'results.json'} does not exist. Run the example first."
-        )
+    records = runs.Results(output).to_draw()
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     whole, top = figure.subplots(1, 2)
     for axes in (whole, top):

@@ -4,6 +4,8 @@ In the steps between, the backward pass of such a synthesizer is left out, and n
 nor the state of their optimizer move (a gradient of zero would still move Adam's).
 """
 
+import abc
+
 import keras
 
 from keras_sg import _keras
@@ -12,7 +14,7 @@ from keras_sg.optimizers import DecoupledOptimizer
 from keras_sg.types import Tensor
 
 
-class SparseUpdates:
+class SparseUpdates(abc.ABC):
     """The part of one training step that concerns interfaces with an `update_period` above 1.
 
     Attributes:
@@ -32,9 +34,9 @@ class SparseUpdates:
         # The optimizer's count of steps is saved and restored with its state.
         return keras.ops.equal(keras.ops.convert_to_tensor(self.optimizer.iterations) % period, 0)
 
+    @abc.abstractmethod
     def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         """Call the synthesizer of an interface so that none of its state moves in a step of rest."""
-        raise NotImplementedError
 
     def held(self, resting: frozenset[int]) -> set[int]:
         """The ids of the variables that stay as they are while the synthesizers of some periods rest."""

@@ -58,7 +58,7 @@ class TensorFlowTrainer(Mixin):
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
-        return tf.function(self._observe, reduce_retracing=True)
+        return tf.function(self._observe, autograph=False, reduce_retracing=True)
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
         step = Step(labels=self.labels_from(y), observed=True)
