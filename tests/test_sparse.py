@@ -85,7 +85,8 @@ def critic_model(period, sobolev=True, **options):
         )(h)
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    adam = lambda: keras.optimizers.Adam(1e-2)
+    # Epsilon keeps Adam from making steps of rounding errors (the gradient of a bias before normalization).
+    adam = lambda: keras.optimizers.Adam(1e-2, epsilon=1e-3)
     chosen = adam() if options.pop("single", False) else keras_sg.decoupled_optimizer(adam(), adam())
     model.compile(chosen, loss, **options)
     return model
