@@ -44,4 +44,4 @@ docs-serve: .venv/docs
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site .coverage*

@@ -65,10 +65,8 @@ def isolate(layer: keras.Layer, function: Callable[[], Any], held: bool = False)
     constant = [(variable, ops.stop_gradient(value)) for variable, value in before]
     with _keras.scope_with(constant if held else before) as scope:
         result = function()
-    state = {id(variable): value for variable, value in before}
-    if not held:
-        state = {key: scope.get_current_value(variable) for key, (variable, _) in zip(state, before)}
-    return result, ([state[id(variable)] for variable in layer.non_trainable_variables], scope.losses)
+    read = _keras.uncast if held else scope.get_current_value
+    return result, ([read(variable) for variable in layer.non_trainable_variables], scope.losses)
 
 
 def settle(layer: keras.Layer, state: State) -> None:

@@ -131,3 +131,28 @@ def test_children_are_the_layers_directly_inside():
     names = [layer.name for layer in _keras.children(model)]
     assert [name for name in names if not name.startswith("input")] == ["first", "inner"]
     assert _keras.contains(model, layers.Dense) and not _keras.contains(model, layers.Conv2D)
+
+
+def test_the_variables_that_an_optimizer_was_built_for():
+    variables = [keras.Variable(0.0), keras.Variable(1.0)]
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(variables)
+    assert all(a is b for a, b in zip(_keras.built_for(optimizer), variables, strict=True))
+
+
+def test_a_scope_inside_half_precision_keeps_values_as_they_are():
+    fine = 1.0 + 2.0**-20  # not a number of half precision
+
+    class Scoped(layers.Layer):
+        def build(self, shape):
+            self.state = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+        def call(self, x):
+            with _keras.scope_with([(self.state, keras.ops.convert_to_tensor(fine, "float32"))]) as scope:
+                self.add_loss(keras.ops.sum(x))
+            self.found, self.losses_there = scope.get_current_value(self.state), len(scope.losses)
+            return x
+
+    scoped = Scoped(dtype="mixed_float16")
+    scoped(np.ones((1, 1)))
+    assert float(scoped.found) == np.float32(fine) and scoped.losses_there == 1

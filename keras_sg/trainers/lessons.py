@@ -109,11 +109,15 @@ def shares_of_examples(
 
 
 def batch_size(x: Nested) -> Tensor:
+    """The number of examples in a batch of inputs."""
     return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
 
 
 def warn_of_idle(model: keras.Model, step: Step) -> None:
-    """Warn of interfaces that the step did not meet (a true gradient may have passed there), and of rest."""
+    """Warn of a model that has nothing to train, and of interfaces that the step did not meet.
+
+    Where an interface was not met, a true gradient may have passed.
+    """
     if not model.trainable_variables:
         warnings.warn("The model does not have any trainable weights.", stacklevel=2)
     predictions: list[Any] = [*step.gradients, *step.losses]
