@@ -21,6 +21,13 @@ class TensorFlowTrainer(Mixin):
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
+    def make_train_function(self, force: bool = False) -> Any:
+        # TensorFlow traces a step twice in which variables are made, as an optimizer makes its own.
+        if not self.optimizer.built and all(layer.built for layer in _keras.sublayers(self)):
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = taught.batch_size(x)
