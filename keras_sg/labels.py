@@ -92,7 +92,8 @@ class Label(abc.ABC):
                 f"{self.expected} Where `y` holds more than that, override `DecoupledModel.labels_from(y)`. "
                 f"Received: {labels!r} (of type {type(labels).__name__})."
             )
-        shape, dtype = tuple(labels.shape), getattr(labels.dtype, "name", str(labels.dtype))
+        shape, dtype = tuple(labels.shape), str(getattr(labels.dtype, "name", labels.dtype))
+        dtype = dtype.removeprefix("torch.")
         wrong = "" if "str" not in dtype and dtype != "object" else "not numbers"
         wrong = wrong or self._wrong_with(shape, dtype)
         if wrong:

@@ -19,6 +19,12 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+if BACKEND == "torch":
+    import torch
+
+    torch.set_num_threads(1)  # several make tiny networks many times slower on a busy machine
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
