@@ -1,5 +1,6 @@
 """Two logical CPUs for the strategies, a clean Keras for every test."""
 
+import gc
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -39,7 +40,13 @@ def clean_keras():
     yield
     keras.config.set_dtype_policy("float32")
     keras.config.set_floatx("float32")
+    clear_session()
+
+
+def clear_session():
+    """Forget all models. What is left is not searched again: that takes longer than most tests."""
     keras.backend.clear_session()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

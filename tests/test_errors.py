@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from backends import BACKEND
 from keras import layers, ops
 from models import Hiding
 
@@ -165,8 +166,18 @@ def test_no_trainer_for_this_backend():
     """What `DecoupledModel` is mixed with on a backend without a trainer."""
     from keras_sg.trainers.missing import MissingTrainer
 
-    with pytest.raises(NotImplementedError, match="has a trainer for the TensorFlow and JAX backends only"):
+    expected = rf"trains on the backends 'tensorflow', 'jax' and 'torch'.*the backend '{BACKEND}'"
+    with pytest.raises(NotImplementedError, match=expected):
         MissingTrainer(None, None)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason=f"an error of the torch backend, not {BACKEND}")
+def test_no_compiled_training_on_torch():
+    model = conditional(keras_sg.DecoupledModel, jit_compile=True)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"trains eagerly on PyTorch.*'tensorflow' or 'jax'"):
+        model.fit(X, np.eye(3)[np.arange(8) % 3], verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
 
 
 WRONG_LABELS = {

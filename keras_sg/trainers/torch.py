@@ -55,6 +55,15 @@ class TorchTrainer(Mixin):
                 sparse.apply(updates)
             return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        if self.jit_compile:
+            raise ValueError(
+                "keras_sg.DecoupledModel trains eagerly on PyTorch, for no gradient can be read at an interface "
+                "inside torch.compile. Compile the model with jit_compile=False (or 'auto'), or set "
+                "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
+            )
+        return super().make_train_function(force)
+
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
         return self._observe

@@ -7,7 +7,7 @@ from keras_sg.types import Tensor
 
 
 class TorchSparseUpdates(SparseUpdates):
-    """A synthesizer that is not due predicts with constants for weights, so there is nothing to go back through."""
+    """A synthesizer that is not due predicts with constants for weights: nothing leads back to them."""
 
     def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         synthesizer = interface.synthesizer

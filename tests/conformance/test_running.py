@@ -10,8 +10,6 @@ from table import BATCH, EPOCHS, ROWS, assert_same, numbers, rows, state
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
-
 
 @rows("xla")
 def test_compiled(name, reference):
