@@ -58,7 +58,7 @@ class TorchTrainer(Mixin):
     def make_train_function(self, force: bool = False) -> Any:
         if self.jit_compile:
             raise ValueError(
-                "keras_sg.DecoupledModel trains eagerly on PyTorch, for no gradient can be read at an interface "
+                "keras_sg.DecoupledModel trains eagerly on PyTorch: at an interface, no gradient can be read "
                 "inside torch.compile. Compile the model with jit_compile=False (or 'auto'), or set "
                 "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
             )
