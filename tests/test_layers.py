@@ -336,6 +336,27 @@ def test_loss_of_each_example(shape, loss, values):
     np.testing.assert_allclose(per_example, values(y, p), rtol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_predicted_loss_that_knows_nothing_of_the_interface(frozen):
+    """Its gradient is zero: the module stays, and what there is of the synthesizer learns."""
+
+    class Constant(layers.Layer):
+        def build(self, shape):
+            self.guess = self.add_weight(shape=(), initializer="zeros", trainable=not frozen)
+
+        def call(self, h):
+            return ops.zeros_like(h[:, 0]) + self.guess
+
+    inputs = keras.Input((6,))
+    cut = keras_sg.SyntheticLoss(layers.Dense(5), Constant(), sobolev=True)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(1)(cut(inputs)))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = weights_of(cut.layer)
+    model.train_on_batch(np.ones((4, 6)), np.full((4, 1), 3.0))
+    assert same(weights_of(cut.layer), before)
+    assert (cut.synthesizer.get_weights()[0] > 0) != frozen
+
+
 @pytest.mark.tensorflow
 def test_synthetic_loss_in_double_precision_and_with_partial_weights():
     keras.config.set_floatx("float64")
