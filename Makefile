@@ -1,5 +1,5 @@
 # make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
-# make test    the linter, the type checker and all tests, on TensorFlow and on JAX
+# make test    the linter, the type checker and all tests, on TensorFlow, on JAX and, where it is installed, on PyTorch
 # make coverage    the tests once more, and which lines of the package they run: 95 % at least
 # make docs    the documentation, built strictly into site/; make docs-serve shows it on localhost:8000
 # All start from a bare clone: Python 3.11 or newer is all they need.
@@ -9,6 +9,8 @@ BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # TensorFlow turns its faster convolutions on by itself only on CPUs with AVX-512.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
+HAS_TORCH = $(shell $(BIN)/python -c "import torch" 2> /dev/null && echo yes)
+WITHOUT_TORCH = The tests on PyTorch are left out: it is not installed. To run them: $(BIN)/python -m pip install torch
 
 .PHONY: demo test coverage docs docs-serve clean
 
@@ -21,12 +23,14 @@ test: .venv/test
 	$(BIN)/mypy keras_sg
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(BIN)/python -m pytest -n auto -m "not tensorflow",@echo "$(WITHOUT_TORCH)")
 
 coverage: .venv/test
 	rm -f .coverage*
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto -q --cov --cov-report=
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -q -m "not tensorflow" --cov --cov-append --cov-report=
-	$(BIN)/coverage report
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(BIN)/python -m pytest -n auto -q -m "not tensorflow" --cov --cov-append --cov-report=)
+	$(BIN)/coverage report $(if $(HAS_TORCH),,--omit="keras_sg/trainers/torch*")
 
 docs: .venv/docs
 	$(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml

@@ -86,13 +86,13 @@ class Knob:
     """A variable that a layer reads in training and that is turned from outside.
 
     On JAX it must be among the layer's weights, to be handed to the compiled step; a layer that is
-    built already is opened for it (as Keras's LoRA does it). On TensorFlow it is kept away from them,
+    built already is opened for it (as Keras's LoRA does it). Elsewhere it is kept away from them,
     so that whatever copies or restores weights does not turn it.
     """
 
     def __init__(self, layer: keras.Layer, name: str, value: float) -> None:
         options = {"shape": (), "initializer": keras.initializers.Constant(value), "trainable": False}
-        if keras.backend.backend() == "tensorflow":
+        if keras.backend.backend() != "jax":
             self.variable = keras.Variable(**options, name=name)
         elif not layer.built:
             self.variable = layer.add_weight(**options, name=name)

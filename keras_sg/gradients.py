@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_sg.custom_gradient import custom_gradient
 from keras_sg.types import Tensor
 
 
@@ -153,11 +154,9 @@ def replace_gradient(
             f"Received: h of shape {tuple(h.shape)}, synthetic of shape {tuple(synthetic.shape)}."
         )
 
-    @ops.custom_gradient
+    @custom_gradient
     def exchange(h: Tensor, synthetic: Tensor, mix: Tensor) -> tuple[Any, Callable[..., Any]]:
-        def grad(*arrived: Any) -> tuple[Tensor, Tensor, Tensor]:
-            # TensorFlow passes two gradients, JAX passes one tuple of two.
-            delta, scale = arrived if len(arrived) == 2 else arrived[0]
+        def grad(delta: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             wide = _wide(h)
             batch, size = (ops.cast(n, wide) for n in (ops.shape(h)[0], ops.size(h)))
             prediction = ops.cast(synthetic, wide)

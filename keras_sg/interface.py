@@ -69,7 +69,7 @@ class Interface(keras.layers.Wrapper):
 
         It is a constant of the training step until it is moved for the first time, and a variable
         from then on. That variable is not saved with the weights; the configuration has its value.
-        (On TensorFlow it is not among the layer's `weights` either; on JAX it has to be.)
+        (Nor is it among the layer's `weights`, but on JAX, where it has to be.)
 
         Args:
             mix: a float from 0 to 1.

@@ -92,7 +92,8 @@ class Label(abc.ABC):
                 f"{self.expected} Where `y` holds more than that, override `DecoupledModel.labels_from(y)`. "
                 f"Received: {labels!r} (of type {type(labels).__name__})."
             )
-        shape, dtype = tuple(labels.shape), getattr(labels.dtype, "name", str(labels.dtype))
+        shape, dtype = tuple(labels.shape), str(getattr(labels.dtype, "name", labels.dtype))
+        dtype = dtype.removeprefix("torch.")
         wrong = "" if "str" not in dtype and dtype != "object" else "not numbers"
         wrong = wrong or self._wrong_with(shape, dtype)
         if wrong:
@@ -165,7 +166,9 @@ class Classes(Label):
 
     def _rows(self, labels: Tensor) -> Tensor:
         if _is_index(labels.shape):
-            return ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), self.size)
+            index = ops.cast(ops.reshape(labels, (-1,)), "int32")
+            # On PyTorch, one out of range would be an error in the middle of a step.
+            return ops.one_hot(ops.clip(index, 0, self.size - 1), self.size)
         return labels
 
 

@@ -2,10 +2,10 @@
 
 Such code must not write to variables, or what it wrote would refer to the inside of a gradient or a
 branch from outside of it. `isolate` runs it on a copy of the layer's state and hands back the new
-state; `settle` writes it down where that is allowed. TensorFlow's own variables need none of this.
+state; `settle` writes it down where that is allowed. The variables of TensorFlow and PyTorch need none of
+this.
 
-The one place outside `keras_sg.trainers` that asks for the backend: a gradient inside a step is not
-among Keras's operations.
+Here the backend is asked for: a gradient inside a step is not among Keras's operations.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,17 @@ def value_and_gradient(
             tape.watch(h)
             values = function(h)
         return values, tape.gradient(values, h, unconnected_gradients="zero")
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        h = h.detach().requires_grad_()
+        values = function(h)
+        if not values.requires_grad:
+            return values, torch.zeros_like(h)
+        ones = torch.ones_like(values)
+        (gradient,) = torch.autograd.grad(values, h, ones, create_graph=True, materialize_grads=True)
+        return values, gradient
 
     import jax
 

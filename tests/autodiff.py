@@ -13,6 +13,11 @@ def gradients(function, *inputs):
             tape.watch(tensors)
             value = function(*tensors)
         found = tape.gradient(value, tensors)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        sources = [tensor.requires_grad_() for tensor in tensors]
+        found = torch.autograd.grad(function(*sources), sources)
     else:
         import jax
 

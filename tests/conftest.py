@@ -1,5 +1,6 @@
 """Two logical CPUs for the strategies, a clean Keras for every test."""
 
+import gc
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -19,6 +20,12 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+if BACKEND == "torch":
+    import torch
+
+    torch.set_num_threads(1)  # several make tiny networks many times slower on a busy machine
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -33,7 +40,13 @@ def clean_keras():
     yield
     keras.config.set_dtype_policy("float32")
     keras.config.set_floatx("float32")
+    clear_session()
+
+
+def clear_session():
+    """Forget all models. What is left is not searched again: that takes longer than most tests."""
     keras.backend.clear_session()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

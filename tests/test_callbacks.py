@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from backends import compiled, not_on_jax, several_steps
 from keras import layers
 from models import BATCH, assert_same, data, mlp, optimizer, oracle_of, train_oracle
 
@@ -55,8 +56,16 @@ def test_mix_is_traced_once():
     assert len(traces) == before + 1
 
 
-@pytest.mark.tensorflow
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 2}], ids=str)
+@not_on_jax
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"jit_compile": True}, marks=compiled),
+        pytest.param({"steps_per_execution": 2}, marks=several_steps),
+    ],
+    ids=str,
+)
 def test_mix_moves_from_step_to_step(options):
     schedule = lambda step: 0.0 if step < 2 else 0.5
     model = mlp(1)
@@ -94,7 +103,7 @@ def test_a_moved_mix_is_in_the_configuration_and_not_in_the_weights(tmp_path):
     assert keras_sg.decouple(keras_sg.strip(model), "module1").interfaces[0].mix == 1.0
 
 
-@pytest.mark.tensorflow
+@not_on_jax
 def test_a_moved_mix_is_not_restored_with_the_weights():
     model = mlp(1)
     model.compile(optimizer(), "mse")

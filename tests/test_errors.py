@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from backends import BACKEND
 from keras import layers, ops
 from models import Hiding
 
@@ -165,8 +166,18 @@ def test_no_trainer_for_this_backend():
     """What `DecoupledModel` is mixed with on a backend without a trainer."""
     from keras_sg.trainers.missing import MissingTrainer
 
-    with pytest.raises(NotImplementedError, match="has a trainer for the TensorFlow and JAX backends only"):
+    expected = rf"trains on the backends 'tensorflow', 'jax' and 'torch'.*the backend '{BACKEND}'"
+    with pytest.raises(NotImplementedError, match=expected):
         MissingTrainer(None, None)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason=f"an error of the torch backend, not {BACKEND}")
+def test_no_compiled_training_on_torch():
+    model = conditional(keras_sg.DecoupledModel, jit_compile=True)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"trains eagerly on PyTorch.*'tensorflow' or 'jax'"):
+        model.fit(X, np.eye(3)[np.arange(8) % 3], verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
 
 
 WRONG_LABELS = {
@@ -226,6 +237,16 @@ def test_labels_out_of_range_are_found_in_the_first_step_of_a_data_set(eager):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="on torch, every step can look at its labels")
+def test_labels_out_of_range_are_found_in_a_step_on_torch():
+    model = conditional(keras_sg.DecoupledModel, loss="sparse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"Labels must lie in \[0, 3\).*labels from 3 to 3"):
+        model.train_on_batch(X, np.full(8, 3))
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.tensorflow
 def test_labels_out_of_range_are_not_learned_from_unnoticed_under_xla():
     import tensorflow as tf
@@ -236,7 +257,7 @@ def test_labels_out_of_range_are_not_learned_from_unnoticed_under_xla():
     assert np.isnan(logs["sg_loss"][0])
 
 
-@pytest.mark.tensorflow
+@pytest.mark.skipif(BACKEND == "jax", reason="on JAX, a gradient of zero arrives where there is none")
 @pytest.mark.parametrize(
     "interface, message",
     [

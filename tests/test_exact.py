@@ -6,6 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
+from backends import several_steps
 from models import BATCH, assert_same, data, interfaces_of, mlp, oracle_of, train_oracle
 
 import keras_sg
@@ -43,7 +44,12 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+modes = pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=several_steps if mode == "xla" else ()) for mode in MODES]
+)
+
+
+@modes
 @pytest.mark.parametrize("num_classes", [None, 3], ids=["unconditional", "conditional"])
 @pytest.mark.parametrize("interfaces", [1, 2, 3])
 def test_decoupled_model(interfaces, num_classes, mode):
@@ -51,7 +57,7 @@ def test_decoupled_model(interfaces, num_classes, mode):
     check(model, conditional=num_classes is not None, sample_weight=WEIGHT, options=MODES[mode])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@modes
 def test_plain_model_modes(mode):
     check(mlp(2, model_class=keras.Model), options=MODES[mode])
 

@@ -24,7 +24,7 @@ def received(scale=1.0, anchored=True, **options):
 
     def loss(h, synthetic):
         h, anchor = replace_gradient(h, synthetic, **options)
-        return scale * (ops.sum(A * h) / 2 + (anchor if anchored else 0.0))
+        return scale * (ops.sum(ops.multiply(A, h)) / 2 + (anchor if anchored else 0.0))
 
     return gradients(loss, H, G)
 
@@ -59,7 +59,8 @@ def test_regression_losses(loss, expected):
 def test_derivatives_are_those_of_the_values(loss):
     rng = np.random.default_rng(0)
     prediction, target = rng.normal(scale=2, size=(2, 5, 3)).astype("float32")
-    by_autodiff = gradients(lambda p: REGRESSIONS[loss].value(p, target), prediction)[0]
+    value = lambda p: REGRESSIONS[loss].value(p, ops.convert_to_tensor(target))
+    by_autodiff = gradients(value, prediction)[0]
     derivative = ops.convert_to_numpy(REGRESSIONS[loss].derivative(prediction, target))
     np.testing.assert_allclose(derivative / prediction.size, by_autodiff, rtol=1e-5, atol=1e-7)
 
@@ -88,7 +89,7 @@ def test_per_example_targets_do_not_depend_on_the_batch():
 
         def loss(h, synthetic):
             h, anchor = replace_gradient(h, synthetic)
-            return ops.sum(a * h) / len(a) + anchor
+            return ops.sum(ops.multiply(a, h)) / len(a) + anchor
 
         return gradients(loss, h, g)[1] * g.size
 
@@ -104,7 +105,7 @@ def test_gradients_have_the_dtype_of_their_tensors(dtype):
     def loss(h, synthetic):
         h, anchor = replace_gradient(ops.cast(h, dtype), synthetic)
         seen.append((keras.backend.standardize_dtype(h.dtype), keras.backend.standardize_dtype(anchor.dtype)))
-        return ops.cast(ops.sum(ops.cast(A, dtype) * h) / 2, "float32") + anchor
+        return ops.cast(ops.sum(ops.multiply(ops.cast(A, dtype), h)) / 2, "float32") + anchor
 
     to_h, to_synthetic = gradients(loss, H, ops.cast(G, dtype))
     assert seen[0] == (dtype, "float32")
@@ -131,7 +132,7 @@ def test_at_mix_zero_no_prediction_reaches_the_module(as_tensor):
     def loss(h, synthetic):
         mix = ops.convert_to_tensor(0.0, "float32") if as_tensor else 0.0
         h, anchor = replace_gradient(h, synthetic, mix=mix)
-        return ops.sum(A * h) / 2 + anchor
+        return ops.sum(ops.multiply(A, h)) / 2 + anchor
 
     to_h, _ = gradients(loss, H, np.full_like(G, np.inf))
     np.testing.assert_allclose(to_h, A / 2)

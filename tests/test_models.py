@@ -81,8 +81,8 @@ def test_regularizers_and_added_losses_are_kept():
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(Penalty()(h)))
     model.compile(keras.optimizers.SGD(0.1), "mse")
     kernel = block.get_weights()[0]
-    activity = np.abs(np.asarray(block(X))).sum() / len(X) * 0.01
-    error = np.mean(np.asarray(model(X)) ** 2)
+    activity = np.abs(keras.ops.convert_to_numpy(block(X))).sum() / len(X) * 0.01
+    error = np.mean(keras.ops.convert_to_numpy(model(X)) ** 2)
     logs = model.train_on_batch(X, np.zeros((32, 3)), return_dict=True)
     np.testing.assert_allclose(logs["loss"], error + 0.5 * np.sum(kernel**2) + 3.0 + activity, rtol=1e-5)
     # The synthesizer is zero: what moved the kernel is the penalties, dL/dk = k + activity's part.

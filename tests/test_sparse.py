@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from backends import compiled
 from keras import layers
 from models import BATCH, assert_same, data, interfaces_of, mlp, optimizer, oracle_of, train_oracle
 
@@ -24,7 +25,12 @@ def check(model, compiled_with=None, tolerance=1e-5, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2, "jit_compile": True}],
+    [
+        {},
+        {"run_eagerly": True},
+        pytest.param({"jit_compile": True}, marks=compiled),
+        pytest.param({"steps_per_execution": 2, "jit_compile": True}, marks=compiled),
+    ],
     ids=str,
 )
 def test_exact(options):
@@ -104,7 +110,7 @@ def state(model):
     return [v.numpy() for v in variables if not v.path.endswith("learning_rate")]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=compiled)], ids=["graph", "xla"])
 @pytest.mark.parametrize("single", [False, True], ids=["two optimizers", "one optimizer"])
 def test_nothing_of_a_resting_synthesizer_moves(single, jit_compile):
     x, _, labels = data()

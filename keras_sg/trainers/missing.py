@@ -1,4 +1,4 @@
-"""What stands in for a trainer on a backend that has none yet."""
+"""What stands in for a trainer on a backend that has none."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class MissingTrainer(Mixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
-            "keras_sg.DecoupledModel has a trainer for the TensorFlow and JAX backends only. "
-            f"Received: the backend {keras.backend.backend()!r}. Set KERAS_BACKEND to one of them; or, "
-            "with unconditional SyntheticGradient layers, train a plain keras.Model on this backend."
+            "keras_sg trains on the backends 'tensorflow', 'jax' and 'torch'. "
+            f"Received: the backend {keras.backend.backend()!r}, which has no trainer for "
+            "keras_sg.DecoupledModel. Set KERAS_BACKEND to one of the three before Keras is imported."
         )

@@ -13,6 +13,8 @@ from keras_sg.interface import Interface
 from keras_sg.optimizers import DecoupledOptimizer
 from keras_sg.types import Tensor
 
+Updates = list[Tensor | None]  # gradients of the trainable variables, in their order
+
 
 class SparseUpdates(abc.ABC):
     """The part of one training step that concerns interfaces with an `update_period` above 1.
@@ -46,6 +48,15 @@ class SparseUpdates(abc.ABC):
             if interface.update_period in resting
             for variable in interface.synthesizer.variables
         }
+
+    def apply_but(self, resting: frozenset[int], updates: Updates) -> None:
+        """Update all variables but those that `held` names; at least the count of steps."""
+        held = self.held(resting)
+        pairs = [pair for pair in zip(updates, self.model.trainable_variables) if id(pair[1]) not in held]
+        if pairs:
+            self.optimizer.apply_gradients(pairs)
+        else:
+            self.optimizer.iterations.assign_add(1)
 
     @property
     def periods(self) -> list[int]:

@@ -10,10 +10,8 @@ from keras import ops
 from keras_sg import _keras
 from keras_sg.interface import Interface
 from keras_sg.step import Lesson
-from keras_sg.trainers.sparse import SparseUpdates
+from keras_sg.trainers.sparse import SparseUpdates, Updates
 from keras_sg.types import Tensor, Variable
-
-Updates = list[Tensor | None]  # gradients of the trainable variables, in their order
 
 
 class TensorFlowSparseUpdates(SparseUpdates):
@@ -106,15 +104,7 @@ class TensorFlowSparseUpdates(SparseUpdates):
                     lambda: choose(others, resting | {first}),
                 )
             else:
-                run(self._apply_but, resting, updates)
+                run(self.apply_but, resting, updates)
             return tf.constant(0)  # tf.cond wants a value
 
         choose(self.periods, frozenset())
-
-    def _apply_but(self, resting: frozenset[int], updates: Updates) -> None:
-        held = self.held(resting)
-        pairs = [pair for pair in zip(updates, self.model.trainable_variables) if id(pair[1]) not in held]
-        if pairs:
-            self.optimizer.apply_gradients(pairs)
-        else:
-            self.optimizer.iterations.assign_add(1)

@@ -197,6 +197,38 @@ ROWS = {
 }
 
 
+# What is not tried on other backends than TensorFlow, and why: a test or a file -> backend -> reason.
+ONCE = "has nothing to do with the backend"
+NOT_TRIED = {
+    "test_table": {"jax": ONCE, "torch": ONCE},
+    "test_limits": {"jax": "is about TensorFlow", "torch": "is about TensorFlow"},
+    "test_observers": {"jax": ONCE, "torch": ONCE},
+    "test_compiled": {
+        "jax": "is what everything but the reference is there",
+        "torch": "a DecoupledModel trains eagerly only",
+    },
+    "test_several_steps_per_execution": {"torch": "Keras on torch executes one step at a time"},
+    "test_half_precision_with_a_loss_scale_that_moves": {
+        "jax": "Keras on JAX writes the loss scale once an epoch: it cannot be watched",
+    },
+    "test_exported_it_serves_predictions_and_holds_no_synthesizer": {
+        "jax": "Keras needs TensorFlow to write a SavedModel",
+        "torch": "Keras needs TensorFlow to write a SavedModel",
+    },
+    "test_what_cannot_be_taken_out_is_exported_as_it_is": {
+        "jax": "Keras needs TensorFlow to write a SavedModel",
+        "torch": "Keras needs TensorFlow to write a SavedModel",
+    },
+    "test_killed_it_goes_on_when_it_is_started_again": {"jax": ONCE, "torch": ONCE},
+}
+
+
+def why_not(test, file):
+    """Why a test in a file is not tried on this backend, or None."""
+    reasons = {**NOT_TRIED.get(file, {}), **NOT_TRIED.get(test, {})}
+    return reasons.get(keras.backend.backend())
+
+
 def rows(tried=None):
     """Parametrises a test by the name of each row, or of each on which something slow is tried."""
     return pytest.mark.parametrize(
@@ -206,6 +238,10 @@ def rows(tried=None):
 
 def numbers(variables):
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def predicted(model, x):
+    return keras.ops.convert_to_numpy(model(x))
 
 
 def state(model):

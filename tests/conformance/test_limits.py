@@ -8,7 +8,6 @@ from table import CUT, ROWS
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
 ROW = ROWS["linear, conditional"]
 
 

@@ -11,7 +11,6 @@ from table import CLASSES, CRITIC, CUT, ROWS, VALUE, assert_same, numbers, two_o
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(8, 6)).astype("float32")
 TOKENS = np.where(np.arange(5) < 1 + np.arange(8)[:, None] % 5, RNG.integers(1, 9, (8, 5)), 0)

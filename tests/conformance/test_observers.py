@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from table import ROWS, rows
 
-pytestmark = pytest.mark.tensorflow
-
 
 @rows("callbacks")
 def test_keras_callbacks(name, tmp_path):

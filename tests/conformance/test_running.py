@@ -10,8 +10,6 @@ from table import BATCH, EPOCHS, ROWS, assert_same, numbers, rows, state
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
-
 
 @rows("xla")
 def test_compiled(name, reference):
@@ -61,6 +59,12 @@ class Batches(keras.utils.PyDataset):
         return self.x[at], self.y[at]
 
 
+def slices(x, y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+
+
 def mean(reports):
     """Of what is reported of each batch."""
     reports = list(reports)
@@ -70,8 +74,6 @@ def mean(reports):
 @rows("data")
 @pytest.mark.parametrize("kind", ["tf.data", "PyDataset", "batches"])
 def test_every_kind_of_data(name, kind, reference):
-    import tensorflow as tf
-
     row, run = ROWS[name], reference(name)
     x, y = row.data()
     model = row.compiled(run_eagerly=True, metrics=["accuracy"])
@@ -83,7 +85,7 @@ def test_every_kind_of_data(name, kind, reference):
         scores = mean(model.test_on_batch(*batch, return_dict=True) for batch in batches)
         predictions = np.concatenate([model.predict_on_batch(x) for x, _ in batches])
     else:
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH) if kind == "tf.data" else batches
+        data = slices(x, y) if kind == "tf.data" else batches
         fitted = model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0).history
         logs = {key: values[-1] for key, values in fitted.items()}
         scores = model.evaluate(data, return_dict=True, verbose=0)

@@ -2,16 +2,16 @@
 
 import collections
 import inspect
+import pathlib
+import re
 
 import keras
 import pytest
-from table import MOST, ROWS
+from table import MOST, NOT_TRIED, ROWS
 
 import keras_sg
 from keras_sg import synthesizers
 from keras_sg.models import interfaces_in
-
-pytestmark = pytest.mark.tensorflow
 
 # What makes a model or an optimizer, and the row (or the file) in which it is used.
 FUNCTIONS = {
@@ -63,6 +63,12 @@ def test_every_argument_of_an_interface_takes_several_values(models):
     alone = {argument for (_, argument), found in values.items() if len(found) == 1} - fixed
     several = {argument for (_, argument), found in values.items() if len(found) > 1}
     assert alone - several == set()
+
+
+def test_what_is_not_tried_on_a_backend_exists():
+    files = list(pathlib.Path(__file__).parent.glob("test_*.py"))
+    tests = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert set(NOT_TRIED) <= tests | {file.stem for file in files}
 
 
 def test_everything_slow_is_tried_somewhere():

@@ -1,0 +1,112 @@
+"""The training step of `DecoupledModel` on PyTorch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import torch
+
+from keras_sg import _keras, gradients
+from keras_sg.step import Step
+from keras_sg.trainers import lessons as taught
+from keras_sg.trainers.torch_sparse import TorchSparseUpdates
+from keras_sg.types import Logs, Mixin, Nested, Tensor
+
+
+class TorchStep(Step):
+    """A step in which a gradient arrives at every tapped tensor, whatever is frozen below it."""
+
+    def tap(self, tensor: Tensor) -> Tensor:
+        return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+class TorchTrainer(Mixin):
+    """Mixed into `DecoupledModel`. Keras's own training step, and around it:
+
+    labels on the way in, one backward pass for the modules, the synthesizers and the targets,
+    and the pairs (prediction, target) to the model's metrics on the way out.
+    """
+
+    def train_step(self, data: Nested) -> Logs:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
+        step = TorchStep(labels=self.labels_from(y), sparse=sparse)
+        for kind in {interface.label for interface in self.interfaces if interface.label}:
+            kind.check_values(step.labels)
+
+        y_pred = self(x, training=True, decoupled_step=step)
+        if step.losses:
+            loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
+            lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+        else:
+            loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
+        total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
+        regressed = [prediction for prediction in step.gradients if prediction.weight is not None]
+        trained = [variable.value for variable in self.trainable_variables]
+        interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
+        updates, arrived = _gradients(total, (trained, interfaces))
+
+        with torch.no_grad():
+            taught.warn_of_idle(self, step)
+            lessons += taught.gradient_lessons(regressed, arrived)
+            _keras.track_loss(self, loss, batch)
+            self.observe(lessons, batch)
+            if self.trainable_variables:
+                sparse.apply(updates)
+            return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if self.jit_compile:
+            raise ValueError(
+                "keras_sg.DecoupledModel trains eagerly on PyTorch: at an interface, no gradient can be read "
+                "inside torch.compile. Compile the model with jit_compile=False (or 'auto'), or set "
+                "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
+            )
+        return super().make_train_function(force)
+
+    def make_observe_function(self) -> Callable[..., Any]:
+        """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
+        return self._observe
+
+    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
+        step = TorchStep(labels=self.labels_from(y), observed=True)
+        # What the call does to statistics and seeds is dropped with the scope.
+        values = [(variable, variable.value) for variable in self.variables]
+        with keras.StatelessScope(values):
+            y_pred = self(x, training=True, decoupled_step=step)
+            total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
+        true = _gradients(total, [prediction.h for prediction in step.gradients])
+        return {
+            self.key_of(met.interface): (
+                gradients.widen(met.synthetic),
+                gradients.widen(torch.zeros_like(met.h) if target is None else target),
+            )
+            for met, target in zip(step.gradients, true)
+        }
+
+    def _loss_per_example(
+        self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The training loss, and the loss of each example, `(batch,)`."""
+        weights = keras.tree.map_structure(
+            lambda weight: weight.detach().clone().requires_grad_(),
+            taught.weights_of_examples(self, sample_weight, y_pred),
+        )
+        loss = _keras.compute_loss(self, x, y, y_pred, weights)
+        flat = keras.tree.flatten(weights)
+        return loss, taught.shares_of_examples(self, flat, _gradients(loss, flat, again=True), batch)
+
+
+def _gradients(total: Tensor, sources: Nested, again: bool = False) -> Nested:
+    """The gradients of `total` by `sources`, None where there is none.
+
+    Args:
+        total: scalar tensor.
+        sources: structure of tensors.
+        again: whether the graph is to be kept, to be differentiated once more.
+    """
+    flat = keras.tree.flatten(sources)
+    found = [None] * len(flat)
+    if flat and total.requires_grad:
+        found = torch.autograd.grad(total, flat, retain_graph=again, allow_unused=True)
+    return keras.tree.pack_sequence_as(sources, found)
