@@ -64,9 +64,14 @@ def by_stage(series):
     return stages
 
 
-def last_by_first(stages):
-    first, *_, last = stages.values()
-    return last / first
+def ratios(costs):
+    """The last stage's cost by the first's, `{"what: last / first": ratio}`; only of what costs anything."""
+    found = {}
+    for what, stages in costs.items():
+        first, *_, last = stages.values()
+        if first > 0:
+            found[f"{what}: last / first"] = last / first
+    return found
 
 
 def main(argv=None):
@@ -102,7 +107,7 @@ def main(argv=None):
     costs |= {f"MiB, {what}": by_stage({n: [took[n][what]] for n in numbers}) for what in ("peak", "later")}
     for what, stages in costs.items():
         print(f"an interface, {what}: " + ", ".join(f"{name}: {cost:.3f}" for name, cost in stages.items()))
-    found["ratios"] = {f"{what}: last / first": last_by_first(stages) for what, stages in costs.items()}
+    found["ratios"] = ratios(costs)
     timing.print_ratios(found["ratios"])
     timing.write(args.output, found | {"memory_mib": took, "an_interface": costs})
 

@@ -3,10 +3,12 @@
 How fast anything is, is not tested.
 """
 
+import functools
 import importlib
 import json
 import pathlib
 import sys
+import time
 
 import keras
 import numpy as np
@@ -41,32 +43,15 @@ def eager(monkeypatch):
 
 
 @pytest.fixture
-def in_this_process(monkeypatch):
-    """Children whose `main` runs here; returns the list of their command lines."""
-    machine, commands = load("machine"), []
-
-    def in_child(module, *argv):
-        commands.append([module, *argv])
-        printed = []
-        with monkeypatch.context() as patch:
-            patch.setattr("builtins.print", printed.append)
-            importlib.import_module(module).main([*map(str, argv)])
-        return json.loads(printed[-1])
-
-    monkeypatch.setattr(machine, "in_child", in_child)
-    return commands
-
-
-@pytest.fixture
 def few_digits(monkeypatch):
-    """512 random pictures to train on, 8 to test on, in the place of MNIST."""
+    """256 random pictures to train on, 8 to test on, in the place of MNIST."""
     rng = np.random.default_rng(0)
 
     def split(count):
         images = rng.integers(0, 256, (count, 28, 28, 1), "uint8")
         return {"image": images, "label": rng.integers(0, 10, count)}
 
-    data = split(512), split(8)
+    data = split(256), split(8)
     monkeypatch.setattr("examples.images.fetch", lambda name, data_dir: data)
 
 
@@ -194,7 +179,8 @@ def measure(name, tmp_path, *options):
     return json.loads((tmp_path / "found.json").read_text())
 
 
-def test_update_period(tmp_path, capsys, eager):
+def test_update_period(tmp_path, capsys, monkeypatch, eager):
+    monkeypatch.setattr(load("arms"), "batches", functools.partial(load("arms").batches, 8))
     found = measure("update_period", tmp_path, "--steps", "2")
     assert set(found["medians_ms"]) == {"learning", "resting", "backprop"}
     ratio = found["medians_ms"]["resting"] / found["medians_ms"]["learning"]
@@ -204,65 +190,136 @@ def test_update_period(tmp_path, capsys, eager):
     assert "expected two measurements or more, received 1" in capsys.readouterr().err
 
 
-def test_step(tmp_path, monkeypatch, eager):
-    """Without PyTorch, and with a processor that multiplies bfloat16."""
-    (tmp_path / "cpuinfo").write_text("flags : amx_bf16")
-    monkeypatch.setattr(load("machine"), "CPU", tmp_path / "cpuinfo")
-    monkeypatch.setitem(sys.modules, "benchmarks.peers.pytorch", None)
-    found = measure("step", tmp_path, "--steps", "1", "--rounds", "2", "--batch-size", "8")
-    models = {"sg", "sg, bfloat16", "sg-linear-conditional", "backprop"}
-    assert set(found["medians_ms"]) == models | {"r2rt graph", "floor, TensorFlow", "floor, XLA"}
-    assert list(found["not_run"]) == ["PyTorch"] and "pip install torch" in found["not_run"]["PyTorch"]
-    assert set(found["ratios"]) == {
+def test_step(tmp_path, monkeypatch, capsys):
+    """A processor that multiplies bfloat16, no PyTorch; every arm sleeps so many milliseconds."""
+    step = load("step")
+
+    class Arm:
+        def __init__(self, milliseconds):
+            self.seconds = milliseconds / 1e3
+
+        def step(self, x, y):
+            assert x.shape == (8, 784) and y.shape == (8,)
+            time.sleep(self.seconds)
+
+        def fit(self, data, shuffle, verbose):
+            for x, y in data:
+                self.step(x, y)
+
+    models = {"sg": Arm(40), "sg, bfloat16": Arm(30), "sg-linear-conditional": Arm(20), "backprop": Arm(10)}
+    peers = {"r2rt graph": Arm(60), "floor, TensorFlow": Arm(20), "floor, XLA": Arm(10)}
+    monkeypatch.setattr(step, "candidates", lambda: (models, peers, {"PyTorch": "it is not installed"}))
+    found = measure("step", tmp_path, "--steps", "3", "--rounds", "2", "--batch-size", "8")
+    assert list(found["ratios"]) == [
         "sg / backprop",
         "sg-linear-conditional / backprop",
         "sg / r2rt graph",
         "sg, bfloat16 / r2rt graph",
         "sg / floor, TensorFlow",
         "sg / floor, XLA",
-    }
-    assert keras.config.dtype_policy().name == "float32"
+    ]
+    assert found["ratios"]["sg / r2rt graph"] < 1 < found["ratios"]["sg / backprop"]
+    assert found["medians_ms"].keys() == models.keys() | peers.keys()
+    assert "PyTorch: not run, it is not installed" in capsys.readouterr().out
 
 
 def test_the_arms_of_step(monkeypatch, tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    monkeypatch.setattr(load("machine"), "CPU", tmp_path / "none")
+    (tmp_path / "cpuinfo").write_text("flags : amx_bf16")
+    monkeypatch.setattr(load("machine"), "CPU", tmp_path / "cpuinfo")
     models, peers, not_run = load("step").candidates()
-    assert "no amx_bf16" in not_run["sg, bfloat16"] and "sg, bfloat16" not in models
+    assert not_run == {}
     sg = [tuple(v.shape) for v in models["sg"].trainable_variables]
     assert [value.shape for value in peers["r2rt graph"].weights] == sg
     assert [value.shape for value in peers["PyTorch"].weights] == sg
     assert sorted(tuple(v.shape) for v in peers["floor, XLA"].trained) == sorted(sg)
+    policies = {name: model.get_layer("block1").dtype_policy.name for name, model in models.items()}
+    assert policies.pop("sg, bfloat16") == "mixed_bfloat16" and set(policies.values()) == {"float32"}
     linear = models["sg-linear-conditional"]
     assert [(i.synthesizer.units, i.num_classes) for i in linear.interfaces] == [(256, 10)] * 2
-    assert (linear.jit_compile, linear.steps_per_execution) == (models["sg"].jit_compile, 26)
+    settings = [
+        (model.jit_compile, model.steps_per_execution, model.optimizer.get_config()["learning_rate"])
+        for model in (linear, models["sg"])
+    ]
+    assert settings[0] == settings[1]
+    peers["floor, XLA"].step(np.ones((8, 784), "float32"), None)
 
 
-def test_memory(tmp_path, eager, in_this_process):
+def test_the_arms_that_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(load("machine"), "CPU", tmp_path / "none")
+    monkeypatch.setitem(sys.modules, "benchmarks.peers.pytorch", None)
+    for make in ("R2rtGraph", "Floor"):
+        monkeypatch.setattr(load("step"), make, lambda **options: None)
+    models, peers, not_run = load("step").candidates()
+    assert list(models) == ["sg", "sg-linear-conditional", "backprop"] and "PyTorch" not in peers
+    assert "no amx_bf16" in not_run["sg, bfloat16"] and "pip install torch" in not_run["PyTorch"]
+
+
+def test_memory(tmp_path, monkeypatch, capsys):
+    """Children measure themselves, here in this process, and take so many MiB."""
+    memory, order = load("memory"), []
+
+    def in_child(module, *argv):
+        order.append(argv[1])
+        memory.main([*map(str, argv)])
+        return json.loads(capsys.readouterr().out)
+
+    def burst(arm, steps, batch_size):
+        assert (steps, batch_size) == (1, 8)
+        return lambda: bytearray(b"x") * (size[arm] << 20)
+
+    size = {"sg": 96, "backprop": 48, "r2rt graph": 64}
+    monkeypatch.setattr(load("machine"), "in_child", in_child)
+    monkeypatch.setattr(memory, "burst", burst)
     found = measure("memory", tmp_path, "--steps", "1", "--rounds", "2", "--batch-size", "8")
-    assert [command[2] for command in in_this_process] == ["sg", "backprop", "r2rt graph"] * 2
+    assert order == ["sg", "backprop", "r2rt graph"] * 2
+    assert {arm: median["added"] for arm, median in found["medians_mib"].items()} == pytest.approx(
+        size, abs=8
+    )
+    assert found["ratios"]["added: sg / r2rt graph"] == pytest.approx(1.5, abs=0.3)
     sg, graph = found["medians_mib"]["sg"], found["medians_mib"]["r2rt graph"]
-    assert sg["peak"] >= sg["before"] and sg["added"] == pytest.approx(sg["peak"] - sg["before"], abs=50)
     assert found["ratios"]["peak: sg / r2rt graph"] == pytest.approx(sg["peak"] / graph["peak"])
+    assert sg["later"] == pytest.approx(sg["peak"], abs=8)
 
 
-def test_a_child_is_a_process_of_its_own():
-    options = ("--child", "r2rt graph", "--steps", 1, "--batch-size", 8)
-    found = load("machine").in_child("benchmarks.memory", *options)
-    # Two moments and a gradient of 3.2 million weights, 12 MiB each, lie beside them.
-    assert found["added"] > 36 and found["peak"] == found["before"] + found["added"]
+@pytest.mark.parametrize("arm", ["backprop", "r2rt graph"])
+def test_the_arms_of_memory(arm, eager):
+    load("memory").burst(arm, 1, 8)()
 
 
-def test_depth(tmp_path, capsys, eager, in_this_process):
-    small = ["--layers", "5", "--width", "8", "--batch-size", "4", "--steps", "1", "--rounds", "2"]
-    found = measure("depth", tmp_path, *small, "--synthesizer", "linear")
-    assert [command[2] for command in in_this_process] == [0, 1, 2, 3, 4]
+def test_a_child_is_a_process_of_its_own(tmp_path):
+    (tmp_path / "number.json").write_text('{\n"added": 3\n}')
+    found = load("machine").in_child("json.tool", "--compact", tmp_path / "number.json")
+    assert found == {"added": 3}
+
+
+def test_depth(tmp_path, monkeypatch, capsys, eager):
+    depth, children = load("depth"), []
+    small = ["--layers", "5", "--width", "8", "--batch-size", "4", "--steps", "1", "--synthesizer", "linear"]
+
+    def in_child(module, *argv):
+        children.append([module, *map(str, argv)])
+        return {"before": 100, "peak": 110 + 2 * argv[1], "added": 10 + 2 * argv[1], "later": 105}
+
+    monkeypatch.setattr(load("machine"), "in_child", in_child)
+    found = measure("depth", tmp_path, *small, "--rounds", "2")
+    # Each child makes the same network.
+    assert children[3][:3] == ["benchmarks.depth", "--child", "3"] and sorted(children[3][3:]) == sorted(
+        small
+    )
     assert list(found["medians_ms"]) == [f"{number} interfaces" for number in range(5)]
     stages = found["an_interface"]["ms"]
     assert list(stages) == ["1 to 1", "2 to 2", "3 to 3", "4 to 4"]
-    assert found["ratios"]["ms: last / first"] == pytest.approx(stages["4 to 4"] / stages["1 to 1"])
+    assert found["an_interface"]["MiB, peak"] == {stage: 2 for stage in stages}
+    assert (
+        found["ratios"]["MiB, peak: last / first"] == 1 and "MiB, later: last / first" not in found["ratios"]
+    )
+    assert "2 interfaces: peak 114 MiB, 14 more than the 100 before" in capsys.readouterr().out
+
+    depth.main([*small, "--child", "2"])
+    assert json.loads(capsys.readouterr().out).keys() == {"before", "peak", "added", "later"}
     with pytest.raises(SystemExit):
-        load("depth").main(["--layers", "6"])
+        depth.main(["--layers", "6"])
     assert "--layers must be 5, 9, 13 or so, for stages of equal size. Received: 6" in capsys.readouterr().err
 
 
@@ -272,12 +329,12 @@ def test_the_cost_of_an_interface():
     series = {0: [10, 20], 8: [18, 28], 16: [26, 36], 24: [34, 44], 32: [50, 60]}
     stages = depth.by_stage(series)
     assert stages == {"1 to 8": 1, "9 to 16": 1, "17 to 24": 1, "25 to 32": 2}
-    assert depth.last_by_first(stages) == 2
+    assert depth.ratios({"ms": stages, "MiB": {"a": 0.0, "b": 1.0}}) == {"ms: last / first": 2}
 
 
 def test_accuracy(tmp_path, capsys, eager, few_digits):
     accuracy, output = load("accuracy"), str(tmp_path)
-    options = ["--iterations", "2", "--fast-runs", "1", "--output", output]
+    options = ["--iterations", "1", "--fast-runs", "1", "--output", output]
     accuracy.main([*options, "--target", "0"])
     found = json.loads((tmp_path / "accuracy.json").read_text())
     assert found["ratios"]["r2rt / fast"] == found["seconds"]["r2rt"]["0"] / found["seconds"]["fast"]["0"]
@@ -295,14 +352,14 @@ def test_seconds_to_a_target():
 
 def test_arithmetic(tmp_path, capsys, monkeypatch, eager, few_digits):
     arithmetic = load("arithmetic")
-    rows = ["backprop", "linear, conditional", "critic 128"]
+    rows = ["backprop", "linear, conditional"]
     monkeypatch.setattr(arithmetic, "ROWS", {row: arithmetic.ROWS[row] for row in rows})
     options = ["--iterations", "1", "--batch-size", "8", "--steps", "1", "--rounds", "2"]
     arithmetic.main([*options, "--output", str(tmp_path)])
     found = json.loads((tmp_path / "arithmetic.json").read_text())
     assert list(found["test_accuracy"]) == list(found["medians_ms"]) == rows
     assert set(found["ratios"]) == {f"{row} / backprop" for row in rows[1:]}
-    settings = json.loads((tmp_path / "results.json").read_text())["critic 128"]["settings"]
+    settings = json.loads((tmp_path / "results.json").read_text())["linear, conditional"]["settings"]
     assert settings["learning_rate"] == 1e-3 and not {"steps", "rounds"} & settings.keys()
     median = found["medians_ms"]["backprop"]
     accuracy = found["test_accuracy"]["backprop"]
