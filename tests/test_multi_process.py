@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -43,10 +44,11 @@ np.savez(weights, *multi_process.main(arguments).get_weights())
 """
 
 
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("examples.multi_process")
+@pytest.fixture(scope="module")
+def example():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(str(ROOT))
+        yield importlib.import_module("examples.multi_process")
 
 
 def addresses(count):
@@ -64,10 +66,10 @@ class Pair:
             "KERAS_BACKEND": "jax",
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        options = ["--addresses", addresses(2), "--epochs", EPOCHS, "--batch-size", BATCH, "--timeout", 10]
+        options = ["--addresses", addresses(2), "--epochs", EPOCHS, "--batch-size", BATCH, "--timeout", 8]
         self.processes = []
         for process, epoch in enumerate(stay_at):
             arguments = [self.weights(process), epoch, *options, "--process", process, "--output", folder]
@@ -110,9 +112,9 @@ class Pair:
         return json.loads((self.folder / "results.json").read_text())["sg-conditional"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone(example):
-    """The model that one process trains without anything of all that, and its loss on the test data."""
+    """The weights that one process ends with, without anything of all that, and its loss on the test data."""
     (x, y), (test_x, test_y) = example.load(0)
     keras.utils.set_random_seed(0)
     model = example.build(1e-3)
@@ -122,7 +124,9 @@ def alone(example):
             batch = order[begin : begin + BATCH]
             model.train_on_batch(x[batch], y[batch])
     whole = len(test_x) // BATCH * BATCH
-    return model, model.evaluate(test_x[:whole], test_y[:whole], verbose=0)[0]
+    logits = keras.ops.convert_to_numpy(model(test_x[:whole])).astype("float64")
+    likelihood = np.exp(logits)[np.arange(whole), test_y[:whole]] / np.exp(logits).sum(axis=1)
+    return model.get_weights(), -np.mean(np.log(likelihood))
 
 
 def assert_close(weights, others, tolerance=1e-5):
@@ -132,19 +136,20 @@ def assert_close(weights, others, tolerance=1e-5):
 
 
 def test_two_processes_end_with_the_weights_of_one(example, alone, tmp_path):
-    model, test_loss = alone
+    weights, test_loss = alone
     with Pair(tmp_path) as pair:
         first, second = pair.ended()
         assert_close(first, second, tolerance=0)
-        assert_close(first, model.get_weights())
+        assert_close(first, weights)
         assert len(pair.record()["test_accuracy"]) == EPOCHS
         np.testing.assert_allclose(pair.record()["test_loss"][-1], test_loss, rtol=1e-4)
-    before = example.build(1e-3)
-    assert abs(before.get_weights()[0] - first[0]).max() > 1e-3, "nothing was trained"
+    keras.utils.set_random_seed(0)
+    model = example.build(1e-3)
+    assert abs(model.get_weights()[0] - first[0]).max() > 1e-3, "nothing was trained"
     # What they leave behind is read by one process, as any weights.
-    before.load_weights(tmp_path / "checkpoint.weights.h5")
-    assert_close(before.get_weights(), first, tolerance=0)
-    assert int(before.optimizer.iterations) == EPOCHS * (1347 // BATCH)
+    model.load_weights(tmp_path / "checkpoint.weights.h5")
+    assert_close(model.get_weights(), first, tolerance=0)
+    assert int(model.optimizer.iterations) == EPOCHS * (1347 // BATCH)
 
 
 def test_a_process_is_lost_and_all_go_on(alone, tmp_path):
@@ -153,7 +158,7 @@ def test_a_process_is_lost_and_all_go_on(alone, tmp_path):
         pair.said("begins epoch 1.")
         pair.processes[1].kill()
         assert pair.processes[0].wait(60) != 0
-        assert "Connection closed by peer" in pair.log(0).read_text()
+        assert re.search("Gloo .* failed: .* by peer", pair.log(0).read_text())
         killed = pair.record()
         assert len(killed["test_loss"]) == 1
 
@@ -168,7 +173,7 @@ def test_a_process_is_lost_and_all_go_on(alone, tmp_path):
         first, second = pair.ended()
         assert "2 epochs are done" in pair.log(0).read_text() and "epoch 1." not in pair.log(0).read_text()
         assert_close(first, second, tolerance=0)
-        assert_close(first, alone[0].get_weights())
+        assert_close(first, alone[0])
         finished = pair.record()
         assert len(finished["test_loss"]) == EPOCHS and finished["test_loss"][:1] == killed["test_loss"]
 
