@@ -158,7 +158,7 @@ def train(
     into the logs, `series` is recorded, too. `backup` is a class, `Backup` or one derived from it.
     """
     results = Results(output)
-    record = results.begin(arm, settings, resume, (*SERIES, *series))
+    record = results.begin(arm, settings, resume, (*SERIES, *series)) | {"epochs": epochs}
     if len(record["test_accuracy"]) >= epochs:
         print(f"{arm}: {epochs} epochs are in {results.path}; nothing to do")
         return
