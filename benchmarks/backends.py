@@ -2,12 +2,14 @@
 
     python -m benchmarks.backends
 
-Each backend has a process of its own, in which examples.mnist builds its arms `backprop` and `sg` as it always
-does, with batches of 256. The processes take turns: in every round each times so many steps of each arm on one
-batch, while the other waits. Prints medians and spreads in milliseconds, ratios last; writes them to --output.
+Each backend has a process of its own, in which examples.mnist builds its arms `backprop` and `sg` as it
+always does, with batches of 256. The processes take turns: in every round each times so many steps of each
+arm on one batch, while the other waits. Prints medians and spreads in milliseconds, ratios last; writes them
+to --output.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -22,7 +24,7 @@ WORKER = "from benchmarks import backends; backends.work()"
 
 
 def work():
-    """In a process of its own: for every line `<arm> <steps>` that comes in, one with milliseconds goes out."""
+    """In a process of its own: for every line `<arm> <steps>` that comes in, milliseconds go out."""
     import numpy as np
 
     from benchmarks import steps
@@ -65,17 +67,13 @@ def main(argv=None):
     if args.rounds < 2 or args.steps < 1:
         parser.error(f"there must be 2 rounds and 1 step at least. Received: {args.rounds} and {args.steps}")
 
-    processes = {backend: start(backend) for backend in BACKENDS}
     times = {f"{arm}, {backend}": [] for arm, backend in itertools.product(ARMS, BACKENDS)}
-    try:
+    with contextlib.ExitStack() as stack:
+        processes = {backend: stack.enter_context(start(backend)) for backend in BACKENDS}
         for arm, backend in itertools.product(ARMS, BACKENDS):
             ask(processes[backend], arm, args.steps)  # traced and compiled
         for _, arm, backend in itertools.product(range(args.rounds), ARMS, BACKENDS):
             times[f"{arm}, {backend}"].append(ask(processes[backend], arm, args.steps))
-    finally:
-        for process in processes.values():
-            process.stdin.close()
-            process.wait()
 
     medians = {name: statistics.median(series) for name, series in times.items()}
     for name, series in times.items():

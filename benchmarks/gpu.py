@@ -49,6 +49,11 @@ class OutOfTime(Exception):
     """The minutes are over."""
 
 
+def check_time(until):
+    if time.monotonic() >= until:
+        raise OutOfTime("The time is up. The same command goes on from here.")
+
+
 class Backup(runs.Backup):
     """Backs up now and then; and when the time is up, to stop there."""
 
@@ -63,7 +68,7 @@ class Backup(runs.Backup):
             super().on_epoch_end(epoch, logs)
             self.last = now
         if over:
-            raise OutOfTime
+            check_time(self.until)
 
 
 class Benchmark:
@@ -97,8 +102,7 @@ class Benchmark:
 
     def begin(self, *names):
         """Announce a part, and start from a clean Keras, whose names do not depend on the parts before."""
-        if time.monotonic() >= self.until:
-            raise OutOfTime
+        check_time(self.until)
         print("\n" + ", ".join(names), flush=True)
         keras.utils.clear_session()
 
@@ -194,8 +198,8 @@ def main(argv=None):
     keras.config.set_dtype_policy(args.dtype_policy)
     try:
         Benchmark(args).run()
-    except OutOfTime:
-        print("\nThe time is up. The same command goes on from here.")
+    except OutOfTime as error:
+        print(f"\n{error}")
     args.output.mkdir(parents=True, exist_ok=True)
     summary = tables.summary(args.output, EXPERIMENTS)
     draft = args.output / "summary.tmp"
