@@ -1,14 +1,12 @@
-"""What the image experiments share: the command line, the data, and the loop over the arms."""
+"""What the image experiments share: the command line, and the loop over the arms."""
 
 import argparse
-import functools
 import pathlib
 
 import keras
-import tensorflow as tf
 
 import keras_sg
-from examples import runs
+from examples import data, runs
 
 
 def parser(name, description, arms):
@@ -39,7 +37,14 @@ def parser(name, description, arms):
     )
     parser.add_argument("--dtype-policy", default="float32")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")
+    source.add_argument(
+        "--data",
+        type=pathlib.Path,
+        metavar="FILE.npz",
+        help="arrays x_train, y_train, x_test and y_test, instead of TFDS (which needs TensorFlow)",
+    )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs") / name)
     parser.add_argument("--overwrite", action="store_true", help="drop the results that are there")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FOLDER", help="only redraw FOLDER/accuracy.png")
@@ -66,25 +71,51 @@ def main(args, dataset, shape, arms, build, title, zoom=0.05):
         runs.plot(args.plot, title, zoom)
         return
     keras.config.set_dtype_policy(args.dtype_policy)
+    splits = data.read(args.data, shape) if args.data else data.fetch(dataset, args.data_dir)
     for arm in arms if args.arm == "all" else [args.arm]:
-        keras.utils.set_random_seed(args.seed)
-        train, test = load(dataset, shape, args)
-        steps = min(len(train), args.iterations)
-        model = build(arm, args)
-        warm_up = keras_sg.callbacks.MixSchedule(lambda epoch: float(epoch >= args.warm_up))
-        runs.train(
-            model,
-            arm,
-            train.take(steps),
-            test,
-            epochs=args.iterations // steps,
-            settings={key: value for key, value in vars(args).items() if key not in NOT_SETTINGS},
-            output=args.output,
-            resume=not args.overwrite,
-            callbacks=[warm_up] if args.warm_up and model.interfaces else [],
-        )
+        train(arm, args, splits, shape, build)
     print("\n" + runs.table(args.output))
     runs.plot(args.output, title, zoom)
+
+
+def train(arm, args, splits, shape, build, settings=None, callbacks=(), **options):
+    """Train one arm; the results go into `args.output`.
+
+    Args:
+        arm: its name.
+        args: what `parser` parsed.
+        splits: training and test split, see `examples.data`.
+        shape: shape of an input.
+        build: function from an arm and `args` to a compiled model.
+        settings: dictionary of what the results depend on besides `args`.
+        callbacks: for `fit`.
+        **options: of `runs.train`.
+    """
+    keras.utils.set_random_seed(args.seed)
+    batches, test = data.batches(splits, shape, args.batch_size, args.seed)
+    steps = min(len(batches), args.iterations)
+    model = build(arm, args)
+    if args.warm_up and model.interfaces:
+        warm_up = keras_sg.callbacks.MixSchedule(lambda epoch: float(epoch >= args.warm_up))
+        callbacks = [warm_up, *callbacks]
+    runs.train(
+        model,
+        arm,
+        batches.take(steps),
+        test,
+        epochs=args.iterations // steps,
+        settings=settings_of(args) | (settings or {}),
+        output=args.output,
+        resume=not args.overwrite,
+        callbacks=callbacks,
+        **options,
+    )
+
+
+def settings_of(args):
+    """What the results depend on. Of a file with data, that is its content, not its name."""
+    settings = {key: value for key, value in vars(args).items() if key not in (*NOT_SETTINGS, "data")}
+    return settings | ({"data": data.digest(args.data)} if args.data else {})
 
 
 def options(args):
@@ -108,43 +139,3 @@ def compile(model, arm, args, **kwargs):
         **kwargs,
     )
     return model
-
-
-def load(dataset, shape, args):
-    """Training batches, reshuffled every epoch and without the last short one; test batches."""
-    train, test = fetch(dataset, args.data_dir)
-    count = len(train["label"])
-    if args.batch_size > count:
-        raise SystemExit(f"--batch-size is at most {count}. Received: {args.batch_size}")
-
-    def batch_of(data):
-        def pixels_and_labels(at):
-            images = tf.cast(tf.gather(data["image"], at), "float32") / 255.0
-            return tf.reshape(images, (-1, *shape)), tf.gather(data["label"], at)
-
-        return pixels_and_labels
-
-    order = tf.data.Dataset.range(count).shuffle(count, seed=args.seed)
-    return (
-        order.batch(args.batch_size, drop_remainder=True).map(batch_of(train)).prefetch(tf.data.AUTOTUNE),
-        tf.data.Dataset.range(len(test["label"])).batch(1000).map(batch_of(test)).cache(),
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def fetch(name, data_dir):
-    """The train and test splits of a TFDS data set, each a dict of whole arrays."""
-    import tensorflow_datasets as tfds
-
-    folder = data_dir or "~/tensorflow_datasets"
-    if not tfds.builder(name, data_dir=data_dir).is_prepared():
-        print(f"{name} is not in {folder}; downloading it (without a network, that fails in some minutes)")
-    try:
-        return tfds.load(name, split=["train", "test"], data_dir=data_dir, batch_size=-1)
-    except Exception as error:  # TFDS raises whatever its download met.
-        raise SystemExit(
-            f"The data set {name!r} could be neither found in {folder} nor downloaded. With a network, run "
-            f"python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\" once. Without one, copy "
-            f"from a machine that has it the folder that TFDS made there, and pass as --data-dir the folder "
-            f"with {name}/<version>/ in it. Received: --data-dir {data_dir}; {type(error).__name__}: {error}"
-        ) from error

@@ -2,7 +2,7 @@
 
 The file holds one record an arm. It is rewritten in one piece after every epoch, and together
 with Keras's own `BackupAndRestore` a run that was stopped, at any moment, goes on after its last
-whole epoch (with another order of the batches than it would have had).
+whole epoch (on TensorFlow, with another order of the batches than it would have had).
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 import time
 
 import keras
+
+from examples import data
 
 SERIES = ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss")
 
@@ -79,15 +81,21 @@ class Results:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Writes an arm's record after every epoch. Seconds are of training, without evaluation."""
+    """Writes an arm's record after every epoch. Seconds are of training, without evaluation.
 
-    def __init__(self, results, record):
+    Args:
+        results: `Results`.
+        record: the arm's.
+        series: names of what is recorded of the logs as it is.
+    """
+
+    def __init__(self, results, record, series=()):
         super().__init__()
-        self.results, self.record = results, record
+        self.results, self.record, self.series = results, record, series
 
     def on_epoch_begin(self, epoch, logs=None):
         # A run that resumes repeats the epoch that it was stopped in.
-        for series in SERIES:
+        for series in (*SERIES, *self.series):
             del self.record[series][epoch:]
         self._began, self._trained = time.perf_counter(), None
 
@@ -100,6 +108,8 @@ class Recorder(keras.callbacks.Callback):
         self.record["train_accuracy"].append(logs["accuracy"])
         self.record["test_accuracy"].append(logs["val_accuracy"])
         self.record["test_loss"].append(logs["val_loss"])
+        for name in self.series:
+            self.record[name].append(logs[name])
         self.results.write(self.record)
 
 
@@ -109,40 +119,60 @@ class Backup(keras.callbacks.BackupAndRestore):
     The weights and the number of the epoch are two files. Where one is newer than the other, or
     the second was not finished, the optimizer, which counts its steps, knows the epoch. (Not so under
     mixed_float16, where it does not count the steps that it skips: there, an epoch may be repeated.)
+
+    Args:
+        backup_dir: folder.
+        batches: what the model trains on; `examples.data.Batches` are put into the order of the epoch.
     """
 
-    def __init__(self, backup_dir, steps):
+    def __init__(self, backup_dir, batches):
         super().__init__(backup_dir, double_checkpoint=True)
-        self.steps = steps
+        self.batches = batches
 
     def on_train_begin(self, logs=None):
         with contextlib.suppress(json.JSONDecodeError):
             super().on_train_begin(logs)
-        done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) // self.steps
+        done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) // len(self.batches)
         self.model._initial_epoch = max(self.model._initial_epoch or 0, done)
+        if isinstance(self.batches, data.Batches):
+            self.batches.begin(self.model._initial_epoch)
 
 
-def train(model, arm, train_data, test_data, *, epochs, settings, output, resume=True, callbacks=()):
+def train(
+    model,
+    arm,
+    train_data,
+    test_data,
+    *,
+    epochs,
+    settings,
+    output,
+    resume=True,
+    callbacks=(),
+    series=(),
+    backup=Backup,
+):
     """Fit `model`, recording it as `arm` in `output/results.json`.
 
-    With `resume`, a run that was stopped goes on after its last complete epoch.
+    With `resume`, a run that was stopped goes on after its last complete epoch. Of what `callbacks` put
+    into the logs, `series` is recorded, too. `backup` is a class, `Backup` or one derived from it.
     """
     results = Results(output)
-    record = results.begin(arm, settings, resume)
+    record = results.begin(arm, settings, resume, (*SERIES, *series)) | {"epochs": epochs}
     if len(record["test_accuracy"]) >= epochs:
         print(f"{arm}: {epochs} epochs are in {results.path}; nothing to do")
         return
     print(f"\n{arm}", flush=True)
-    backup = results.folder / "backup" / arm
+    folder = results.folder / "backup" / arm
     if not record["test_accuracy"]:
         # What lies there is of a run that is dropped.
-        shutil.rmtree(backup, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     model.fit(
         train_data,
         validation_data=test_data,
         shuffle=False,
         epochs=epochs,
-        callbacks=[*callbacks, Recorder(results, record), Backup(backup, len(train_data))],
+        callbacks=[*callbacks, Recorder(results, record, series), backup(folder, train_data)],
         verbose=1 if sys.stdout.isatty() else 2,
     )
 

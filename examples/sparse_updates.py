@@ -28,7 +28,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import keras_sg
-from examples import images, runs
+from examples import data, runs
 from keras_sg import plotting
 
 
@@ -139,8 +139,9 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/sparse_updates"))
     args = parser.parse_args(argv)
 
-    train_batches, test_batches = images.load("mnist", (784,), args)
-    test = [np.concatenate(parts) for parts in zip(*test_batches.as_numpy_iterator())]
+    splits = data.fetch("mnist", args.data_dir)
+    train_batches, test_batches = data.batches(splits, (784,), args.batch_size, args.seed)
+    test = [np.concatenate(parts) for parts in zip(*test_batches)]
     settings = {key: value for key, value in vars(args).items() if key not in ("data_dir", "output")}
     results = runs.Results(args.output)
     for arm in ARMS:

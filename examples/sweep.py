@@ -46,7 +46,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from examples import images, quickstart, runs, trials
+from examples import data, images, quickstart, runs, trials
 from keras_sg import synthesizers, tuning
 
 ARMS = ("backprop", "sg", "sg-conditional")
@@ -65,8 +65,7 @@ class Task:
 
 
 def load_mnist(args):
-    args = argparse.Namespace(batch_size=256, seed=args.seed, data_dir=args.data_dir)
-    return images.load("mnist", (784,), args)
+    return data.batches(data.fetch("mnist", args.data_dir), (784,), batch_size=256, seed=args.seed)
 
 
 TASKS = {

@@ -5,6 +5,7 @@ How fast anything is, is not tested.
 
 import functools
 import importlib
+import io
 import json
 import pathlib
 import sys
@@ -52,7 +53,7 @@ def few_digits(monkeypatch):
         return {"image": images, "label": rng.integers(0, 10, count)}
 
     data = split(256), split(8)
-    monkeypatch.setattr("examples.images.fetch", lambda name, data_dir: data)
+    monkeypatch.setattr("examples.data.fetch", lambda name, data_dir: data)
 
 
 @pytest.fixture(scope="module")
@@ -379,3 +380,45 @@ def test_the_rows_of_arithmetic():
         10,
         10,
     ]
+
+
+def test_backends(tmp_path, monkeypatch, capsys):
+    """Two processes that answer what this test tells them to: who is asked, and the ratios of that."""
+    module = load("backends")
+    worker = """
+import os, sys
+for line in sys.stdin:
+    print({"tensorflow": 2, "jax": 1}[os.environ["KERAS_BACKEND"]] * len(line.split()[0]), flush=True)
+"""
+    monkeypatch.setattr(module, "WORKER", worker)
+    module.main(["--rounds", "2", "--output", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["rounds_ms"]["sg, jax"] == [2.0, 2.0] and found["medians_ms"]["backprop, tensorflow"] == 16.0
+    assert found["ratios"] == {
+        "backprop, jax / tensorflow": 0.5,
+        "sg, jax / tensorflow": 0.5,
+        "tensorflow, sg / backprop": 0.25,
+        "jax, sg / backprop": 0.25,
+    }
+    assert capsys.readouterr().out.splitlines()[-1] == "jax, sg / backprop: 0.25"
+    with pytest.raises(SystemExit):
+        module.main(["--rounds", "1"])
+    assert "there must be 2 rounds and 1 step at least. Received: 1 and 104" in capsys.readouterr().err
+
+
+def test_what_a_backend_does_in_its_process(tmp_path, monkeypatch, capsys):
+    """Milliseconds of the steps that it is asked for, of a real model."""
+    module, mnist = load("backends"), importlib.import_module("examples.mnist")
+    built = []
+
+    def build(arm):
+        built.append(arm)
+        model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+        return model
+
+    monkeypatch.setattr(mnist, "build", build)
+    monkeypatch.setattr("sys.stdin", io.StringIO("sg 2\nbackprop 1\n"))
+    module.work()
+    milliseconds = [float(line) for line in capsys.readouterr().out.splitlines()]
+    assert built == ["backprop", "sg"] and len(milliseconds) == 2 and min(milliseconds) > 0

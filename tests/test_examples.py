@@ -177,7 +177,7 @@ def test_weights_and_epoch_of_a_backup_belong_together(runs, tmp_path, damage):
     def fit(epochs):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
-        backup = runs.Backup(tmp_path / "backup", steps=2)
+        backup = runs.Backup(tmp_path / "backup", batches=range(2))
         backup.delete_checkpoint = False
         model.fit(x, y, batch_size=4, epochs=epochs, verbose=0, callbacks=[backup])
         return int(model.optimizer.iterations.numpy())
@@ -193,10 +193,10 @@ def cifar10(monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     if not tfds.builder("cifar10").is_prepared():
         pytest.skip("CIFAR-10 is not in TFDS's data folder; the tests do not download it")
-    images = importlib.import_module("examples.images")
-    fetch = images.fetch
+    data = importlib.import_module("examples.data")
+    fetch = data.fetch
     few = lambda split: {key: values[:40] for key, values in split.items()}
-    monkeypatch.setattr(images, "fetch", lambda *args: [few(split) for split in fetch(*args)])
+    monkeypatch.setattr(data, "fetch", lambda *args: [few(split) for split in fetch(*args)])
     return importlib.import_module("examples.cifar10")
 
 
@@ -216,7 +216,7 @@ def test_cifar10_every_arm(cifar10, tmp_path, policy):
 
 def test_a_batch_larger_than_the_data(monkeypatch, tmp_path):
     data = {"image": np.zeros((5, 28, 28, 1), "uint8"), "label": np.zeros(5, "int64")}
-    monkeypatch.setattr(importlib.import_module("examples.images"), "fetch", lambda *args: (data, data))
+    monkeypatch.setattr(importlib.import_module("examples.data"), "fetch", lambda *args: (data, data))
     with pytest.raises(SystemExit, match=r"--batch-size is at most 5\. Received: 6"):
         importlib.import_module("examples.mnist").main(["--batch-size", "6", "--output", str(tmp_path)])
 
