@@ -20,7 +20,7 @@ from examples import mnist, runs
 # The command line of `examples.mnist` for each side.
 SIDES = {
     "r2rt": ["--arm", "sg"],
-    "fast": ["--arm", "sg-conditional", "--learning-rate", "1e-3", "--iterations", "2340"],
+    "fast": ["--recipe", "fast"],
 }
 
 

@@ -23,6 +23,11 @@ def parser(name, description, arms):
     parser.add_argument("--batch-size", type=runs.positive, default=256)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument(
+        "--decay",
+        choices=["cosine"],
+        help="of all rates, to zero over the iterations; by default none",
+    )
+    parser.add_argument(
         "--synthesizer-learning-rate", type=float, help="by default that of the modules, in one optimizer"
     )
     parser.add_argument(
@@ -123,14 +128,21 @@ def options(args):
     return {} if args.regression is None else {"loss": args.regression}
 
 
+def adam(rate, args):
+    """Adam at a rate, which falls where the command line says so."""
+    if args.decay:
+        rate = keras.optimizers.schedules.CosineDecay(rate, args.iterations)
+    return keras.optimizers.Adam(rate, epsilon=1e-8)
+
+
 def compile(model, arm, args, **kwargs):
     """Compile the model of one arm; `no-backprop` leaves only the last layer to learn."""
     if arm == "no-backprop":
         for variable in model.trainable_variables[:-2]:  # all but kernel and bias of the last layer
             variable.trainable = False
-    optimizer = keras.optimizers.Adam(args.learning_rate, epsilon=1e-8)
+    optimizer = adam(args.learning_rate, args)
     if args.synthesizer_learning_rate is not None and model.interfaces:
-        synthesizer = keras.optimizers.Adam(args.synthesizer_learning_rate, epsilon=1e-8)
+        synthesizer = adam(args.synthesizer_learning_rate, args)
         optimizer = keras_sg.decoupled_optimizer(optimizer, synthesizer)
     model.compile(
         optimizer=optimizer,
