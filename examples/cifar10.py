@@ -2,6 +2,7 @@
 
     python -m examples.cifar10 --arm all
     python -m examples.cifar10 --arm sg --iterations 1950
+    python -m examples.cifar10 --data cifar10.npz
     python -m examples.cifar10 --plot runs/cifar10
 
 The network is two blocks of a 5 x 5 convolution to 128 channels, BatchNormalization, ReLU and
@@ -14,6 +15,9 @@ arms differ in nothing but what stands at the interfaces:
     sg-conditional   convolutions that also see the label, as channel masks, predict the gradient
     critic           a small convolutional net predicts the class, and with the label the loss
     critic-sobolev   the same, and it fits the gradient of that loss, too
+
+With --data, an .npz file with the arrays x_train, y_train, x_test and y_test (images as uint8, or floats in
+[0, 1]) takes the place of TFDS; backends other than TensorFlow then do without it.
 
 Writes results.json (after every epoch) and accuracy.png into --output. A run that was stopped
 goes on after its last whole epoch when the same command is given again.

@@ -3,6 +3,7 @@
     python -m examples.mnist --arm all
     python -m examples.mnist --arm sg-conditional --iterations 2340 --learning-rate 1e-3
     python -m examples.mnist --recipe fast
+    python -m examples.mnist --data mnist.npz
     python -m examples.mnist --plot runs/mnist
 
 The network is 784 - 256 - 256 - 10 with BatchNormalization; two interfaces cut it into three
@@ -16,6 +17,9 @@ modules. The arms differ in nothing but what stands at the interfaces:
     sg-linear        a linear layer that also sees the label predicts the gradient
     critic           a small MLP predicts the class, and with the label the loss
     critic-sobolev   the same, and it fits the gradient of that loss, too
+
+With --data, an .npz file with the arrays x_train, y_train, x_test and y_test (images as uint8, or floats in
+[0, 1]) takes the place of TFDS; backends other than TensorFlow then do without it.
 
 Writes results.json (after every epoch) and accuracy.png into --output. A run that was stopped
 goes on after its last whole epoch when the same command is given again.
