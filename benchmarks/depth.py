@@ -5,8 +5,8 @@
 33 dense layers of 256, batch 256; none to all of the 32 hidden layers have an interface behind
 them, in five equal stages, from the first layer up. A stage's cost is the median, over the rounds, of
 the difference between two models that took turns, divided by the interfaces that one has more:
-"interface 32 / interface 1" is that of the last stage (25 to 32) by that of the first (1 to 8). What all
-models have in common, the network and a call of `fit`, is in no difference.
+"last / first" is that of the last stage (25 to 32) by that of the first (1 to 8). What all models have in
+common, the network and a call of `fit`, is in no difference.
 
 Memory is that of a process for each number of interfaces: the peak, tracing and compiling included,
 and the peak of a second burst, when that is over. Prints milliseconds and MiB, ratios last; writes
@@ -65,7 +65,7 @@ def by_stage(series):
 
 
 def ratios(costs):
-    """The last stage's cost by the first's, `{"what: last / first": ratio}`; only of what costs anything."""
+    """The last stage's cost by the first's, `{"what: last / first": ratio}`, where the first is positive."""
     found = {}
     for what, stages in costs.items():
         first, *_, last = stages.values()

@@ -26,7 +26,9 @@ def parser(name, description):
 def add_options(parser, name, steps, rounds):
     """The command line that benchmarks of a step share."""
     parser.add_argument("--steps", type=runs.positive, default=steps, help="of a burst")
-    parser.add_argument("--rounds", type=several, default=rounds, help="bursts of each arm, at least 2")
+    parser.add_argument(
+        "--rounds", type=several, default=rounds, help="how often each arm is measured, at least 2"
+    )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs") / f"{name}.json")
 
 
