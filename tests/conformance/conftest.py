@@ -1,4 +1,4 @@
-"""The run that everything is held against: each row, trained by `fit`, eagerly, in float32."""
+"""The run that everything is held against: each row, trained by `fit` in float32, eagerly (but on JAX)."""
 
 import functools
 import pathlib
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import keras
 import pytest
-from table import EPOCHS, ROWS, numbers, predicted, state, why_not
+from table import EAGERLY, EPOCHS, ROWS, numbers, predicted, state, why_not
 
 HERE = pathlib.Path(__file__).parent
 
@@ -43,7 +43,7 @@ def reference(tmp_path_factory):
     def train(name):
         assert keras.config.dtype_policy().name == "float32", "made once, for all tests"
         row, folder = ROWS[name], tmp_path_factory.mktemp("reference")
-        model = row.compiled(run_eagerly=True)
+        model = row.compiled(run_eagerly=EAGERLY)
         before = numbers(model.trainable_variables)
         files = [
             keras.callbacks.ModelCheckpoint(folder / "{epoch}.keras"),

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from table import CLASSES, CRITIC, CUT, ROWS, VALUE, assert_same, numbers, two_optimizers
+from table import CLASSES, CRITIC, CUT, EAGERLY, ROWS, VALUE, assert_same, numbers, two_optimizers
 
 import keras_sg
 
@@ -25,7 +25,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(name, part):
     first = model.interfaces[0]
     frozen = first if part == "interface" else getattr(first, part)
     frozen.trainable = False
-    model.compile(row.optimizer(), keras.losses.SparseCategoricalCrossentropy(True), run_eagerly=True)
+    model.compile(row.optimizer(), keras.losses.SparseCategoricalCrossentropy(True), run_eagerly=EAGERLY)
     before = numbers(model.variables)
     row.fit(model, 1)
     still = {id(variable) for variable in frozen.variables}
@@ -90,7 +90,7 @@ def test_at_mix_zero_it_is_the_plain_network(network, kind):
         keras.utils.set_random_seed(0)
         inputs, outputs, x, y, losses = network(wrap)
         model = model_class(inputs, outputs)
-        model.compile(optimizer, run_eagerly=True, **losses)
+        model.compile(optimizer, run_eagerly=EAGERLY, **losses)
         made.append((model, x, y))
     (plain, x, y), (cut, *_) = made
     stripped = keras_sg.strip(cut)

@@ -6,7 +6,7 @@ Graph mode against eager mode, for all rows, is in `test_saving.py`.
 import keras
 import numpy as np
 import pytest
-from table import BATCH, EPOCHS, ROWS, assert_same, numbers, rows, state
+from table import BATCH, EAGERLY, EPOCHS, ROWS, assert_same, numbers, rows, state
 
 import keras_sg
 
@@ -41,7 +41,7 @@ def test_two_devices(name, reference, two_devices):
 @rows("accumulation")
 def test_accumulated_small_batches_are_the_large_batch(name, reference):
     row = ROWS[name]
-    model = row.compiled(row.optimizer(gradient_accumulation_steps=2), run_eagerly=True)
+    model = row.compiled(row.optimizer(gradient_accumulation_steps=2), run_eagerly=EAGERLY)
     row.fit(model, batch_size=BATCH // 2)
     assert_same(numbers(model.weights), reference(name).weights, 1e-5)
 
@@ -76,7 +76,7 @@ def mean(reports):
 def test_every_kind_of_data(name, kind, reference):
     row, run = ROWS[name], reference(name)
     x, y = row.data()
-    model = row.compiled(run_eagerly=True, metrics=["accuracy"])
+    model = row.compiled(run_eagerly=EAGERLY, metrics=["accuracy"])
     batches = Batches(x, y)
     if kind == "batches":
         batches = [batches[i] for i in range(len(batches))]
@@ -118,7 +118,7 @@ def test_half_precision_with_a_loss_scale_that_moves(name, reference):
 def test_half_precision_of_the_other_kind(name, reference):
     row, run = ROWS[name], reference(name)
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = row.compiled(run_eagerly=True)
+    model = row.compiled(run_eagerly=EAGERLY)
     check_half(model, row.fit(model), run, 5e-2)
 
 
@@ -135,7 +135,7 @@ def test_resumed_in_half_precision(tmp_path):
     row = ROWS["critic, sobolev"]
     keras.config.set_dtype_policy("mixed_float16")
     scaled = keras.optimizers.LossScaleOptimizer(row.optimizer(), 2.0**8, dynamic_growth_steps=3)
-    model = row.compiled(scaled, run_eagerly=True)
+    model = row.compiled(scaled, run_eagerly=EAGERLY)
     row.fit(model, 1)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
