@@ -16,8 +16,8 @@ a burst, with what one call of `fit` costs besides, divided by its steps.
     floor, XLA               the same, compiled
 
 The arms take turns, each with all cores, and the machine should have nothing else to do: PyTorch's
-threads wait for one another by spinning, and lose far more than TensorFlow's to other work. Prints medians and spreads in milliseconds, ratios last;
-writes them to --output.
+threads wait for one another by spinning, and lose far more than TensorFlow's to other work. Prints
+medians and spreads in milliseconds, ratios last; writes them to --output.
 """
 
 import importlib
