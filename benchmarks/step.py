@@ -15,8 +15,9 @@ a burst, with what one call of `fit` costs besides, divided by its steps.
     floor, TensorFlow        the matrix products of sg alone, and fused Adam; TensorFlow's kernels
     floor, XLA               the same, compiled
 
-The arms take turns, each with all cores. Prints medians and spreads in milliseconds, ratios last;
-writes them to --output.
+The arms take turns, each with all cores, and the machine should have nothing else to do: PyTorch's
+threads wait for one another by spinning, and lose far more than TensorFlow's to other work. Prints
+medians and spreads in milliseconds, ratios last; writes them to --output.
 """
 
 import importlib
