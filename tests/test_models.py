@@ -270,3 +270,21 @@ def test_labels_inside_a_structure():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", {"labels": loss, "value": "mse"})
     model.fit(X, {"labels": LABELS, "value": np.ones((32, 1))}, verbose=0)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}], ids=str)
+def test_a_step_is_traced_once(options):
+    """TensorFlow would trace it twice if it made the variables of the optimizer."""
+    traced = []
+
+    class Model(keras_sg.DecoupledModel):
+        def train_step(self, data):
+            traced.append(data)
+            return super().train_step(data)
+
+    inputs = keras.Input((4,))
+    model = Model(inputs, layers.Dense(3)(keras_sg.SyntheticGradient(layers.Dense(5))(inputs)))
+    model.compile(keras_sg.decoupled_optimizer(), "mse", jit_compile=False, **options)
+    model.fit(np.ones((8, 4)), np.zeros((8, 3)), batch_size=2, verbose=0)
+    assert len(traced) == 1
