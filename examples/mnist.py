@@ -83,7 +83,9 @@ def build(arm, args=None):
         hidden = INTERFACES[arm](module, **images.options(args))(hidden)
     logits = keras.layers.Dense(10, name="logits", dtype="float32")(hidden)
     model = keras_sg.DecoupledModel(inputs, logits)
-    return images.compile(model, arm, args, jit_compile=True, steps_per_execution=26)
+    # Keras on PyTorch executes one step at a time.
+    steps = 1 if keras.backend.backend() == "torch" else 26
+    return images.compile(model, arm, args, steps_per_execution=steps)
 
 
 def main(argv=None):

@@ -179,3 +179,13 @@ def test_a_machine_without_tensorflow(tmp_path):
     record = json.loads((tmp_path / "out" / "results.json").read_text())["backprop"]
     assert len(record["test_accuracy"]) == 2 and record["versions"]["backend"] == "jax"
     assert record["settings"]["data"].startswith("sha256 ")
+
+
+def test_the_fast_recipe_on_this_backend(tmp_path):
+    """The network, its compilation and its batches, on whatever backend the tests run on."""
+    mnist = importlib.import_module("examples.mnist")
+    options = ["--recipe", "fast", "--iterations", "2", "--batch-size", "8", "--output", str(tmp_path)]
+    mnist.main([*options, "--data", str(write(tmp_path / "data.npz"))])
+    (record,) = json.loads((tmp_path / "results.json").read_text()).values()
+    assert record["arm"] == "sg-linear" and len(record["test_accuracy"]) == 1
+    assert record["versions"]["backend"] == keras.backend.backend()
