@@ -8,15 +8,14 @@ arm on one batch, while the other waits. Prints medians and spreads in milliseco
 to --output.
 """
 
-import argparse
 import contextlib
 import itertools
-import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
+
+from benchmarks import timing
 
 BACKENDS = ("tensorflow", "jax")
 ARMS = ("backprop", "sg")
@@ -53,19 +52,9 @@ def ask(process, arm, steps):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.backends",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=int, default=10, help="at least 2")
-    parser.add_argument(
-        "--steps", type=int, default=104, help="of each arm in a round, and as many before them"
-    )
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/backends.json"))
+    parser = timing.parser("backends", __doc__)
+    timing.add_options(parser, "backends", steps=104, rounds=10)
     args = parser.parse_args(argv)
-    if args.rounds < 2 or args.steps < 1:
-        parser.error(f"there must be 2 rounds and 1 step at least. Received: {args.rounds} and {args.steps}")
 
     times = {f"{arm}, {backend}": [] for arm, backend in itertools.product(ARMS, BACKENDS)}
     with contextlib.ExitStack() as stack:
@@ -75,20 +64,9 @@ def main(argv=None):
         for _, arm, backend in itertools.product(range(args.rounds), ARMS, BACKENDS):
             times[f"{arm}, {backend}"].append(ask(processes[backend], arm, args.steps))
 
-    medians = {name: statistics.median(series) for name, series in times.items()}
-    for name, series in times.items():
-        print(f"{name}: {medians[name]:.2f} ms a step ({min(series):.2f} to {max(series):.2f})")
-    ratios = {
-        f"{arm}, jax / tensorflow": medians[f"{arm}, jax"] / medians[f"{arm}, tensorflow"] for arm in ARMS
-    } | {
-        f"{backend}, sg / backprop": medians[f"sg, {backend}"] / medians[f"backprop, {backend}"]
-        for backend in BACKENDS
-    }
-    for name, ratio in ratios.items():
-        print(f"{name}: {ratio:.2f}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    found = {"medians_ms": medians, "rounds_ms": times, "ratios": ratios}
-    args.output.write_text(json.dumps(found, indent=1))
+    pairs = [(f"{arm}, jax", f"{arm}, tensorflow") for arm in ARMS]
+    pairs += [(f"sg, {backend}", f"backprop, {backend}") for backend in BACKENDS]
+    timing.write(args.output, timing.report(times, pairs) | {"rounds_ms": times})
 
 
 if __name__ == "__main__":
