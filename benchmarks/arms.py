@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import keras_sg
 from examples import images, mnist
+from examples.data import prefetched
 
 
 def batches(batch_size=256, features=784, count=8):
@@ -48,7 +49,7 @@ def in_bfloat16(build):
 
 def fitting(model, data, steps):
     """A burst of so many steps of `fit`."""
-    dataset = tf.data.Dataset.from_tensor_slices(data).repeat().take(steps).prefetch(tf.data.AUTOTUNE)
+    dataset = prefetched(tf.data.Dataset.from_tensor_slices(data).repeat().take(steps))
     return lambda: model.fit(dataset, shuffle=False, verbose=0)
 
 

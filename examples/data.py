@@ -177,6 +177,19 @@ def _tensorflow_batches(splits, shape, batch_size, seed):
     count = len(train["label"])
     order = tf.data.Dataset.range(count).shuffle(count, seed=seed)
     return (
-        order.batch(batch_size, drop_remainder=True).map(batch_of(train)).prefetch(tf.data.AUTOTUNE),
-        tf.data.Dataset.range(len(test["label"])).batch(TEST_BATCH).map(batch_of(test)).cache(),
+        prefetched(order.batch(batch_size, drop_remainder=True).map(batch_of(train))),
+        prefetched(tf.data.Dataset.range(len(test["label"])).batch(TEST_BATCH).map(batch_of(test)).cache()),
     )
+
+
+def prefetched(dataset, batches=2):
+    """A tf.data pipeline that prepares a few batches ahead, and is not tuned while it runs.
+
+    The thread that tunes looks at a pipeline at intervals that double, and where the pipeline ends in the
+    midst of one, taking it down can wait for it to pass: for up to as long as the epoch has taken.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(batches).with_options(options)
