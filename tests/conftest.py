@@ -6,7 +6,12 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")  # for JAX
+# Two devices for JAX; and programs that run for a moment are not worth optimizing for seconds.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 import keras
 import pytest
@@ -47,6 +52,20 @@ def clear_session():
     """Forget all models. What is left is not searched again: that takes longer than most tests."""
     keras.backend.clear_session()
     gc.freeze()
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Models that run eagerly: compiling them would take most of the time."""
+    import keras_sg
+
+    compile = keras_sg.DecoupledModel.compile
+
+    def eagerly(model, *args, **options):
+        eager = {"run_eagerly": True, "jit_compile": False, "steps_per_execution": 1}
+        compile(model, *args, **(options | eager))
+
+    monkeypatch.setattr(keras_sg.DecoupledModel, "compile", eagerly)
 
 
 @pytest.fixture(scope="session")

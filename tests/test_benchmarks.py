@@ -32,18 +32,6 @@ def load(name):
 
 
 @pytest.fixture
-def eager(monkeypatch):
-    """Models that run eagerly: compiling them would take most of the time."""
-    compile = keras_sg.DecoupledModel.compile
-
-    def eagerly(model, *args, **options):
-        eager = {"run_eagerly": True, "jit_compile": False, "steps_per_execution": 1}
-        compile(model, *args, **(options | eager))
-
-    monkeypatch.setattr(keras_sg.DecoupledModel, "compile", eagerly)
-
-
-@pytest.fixture
 def few_digits(monkeypatch):
     """256 random pictures to train on, 8 to test on, in the place of MNIST."""
     rng = np.random.default_rng(0)
@@ -292,6 +280,13 @@ def test_a_child_is_a_process_of_its_own(tmp_path):
     (tmp_path / "number.json").write_text('{\n"added": 3\n}')
     found = load("machine").in_child("json.tool", "--compact", tmp_path / "number.json")
     assert found == {"added": 3}
+
+
+def test_pipeline(tmp_path, eager):
+    found = measure("pipeline", tmp_path, "--steps", "9", "--rounds", "2", "--batch-size", "8")
+    assert found["medians_ms"].keys() == {"arrays", "pipeline", "pipeline, not tuned"}
+    assert all(len(series) == 2 for series in found["rounds_ms"].values())
+    assert found["ratios"].keys() == {f"{fed} / pipeline, not tuned" for fed in ("arrays", "pipeline")}
 
 
 def test_depth(tmp_path, monkeypatch, capsys, eager):
