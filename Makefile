@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # TensorFlow turns its faster convolutions on by itself only on CPUs with AVX-512.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
@@ -21,15 +22,15 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy keras_sg
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not tensorflow"
-	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(BIN)/python -m pytest -n auto -m "not tensorflow",@echo "$(WITHOUT_TORCH)")
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow"
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not tensorflow",@echo "$(WITHOUT_TORCH)")
 
 coverage: .venv/test
 	rm -f .coverage*
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto -q --cov --cov-report=
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -q -m "not tensorflow" --cov --cov-append --cov-report=
-	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(BIN)/python -m pytest -n auto -q -m "not tensorflow" --cov --cov-append --cov-report=)
+	KERAS_BACKEND=tensorflow $(PYTEST) -q --cov --cov-report=
+	KERAS_BACKEND=jax $(PYTEST) -q -m "not tensorflow" --cov --cov-append --cov-report=
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -q -m "not tensorflow" --cov --cov-append --cov-report=)
 	$(BIN)/coverage report $(if $(HAS_TORCH),,--omit="keras_sg/trainers/torch*")
 
 docs: .venv/docs

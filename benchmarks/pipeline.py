@@ -28,7 +28,7 @@ def main(argv=None):
     pipeline = tf.data.Dataset.from_tensor_slices(data).repeat().take(args.steps).prefetch(tf.data.AUTOTUNE)
     bursts = {
         "arrays": lambda: model.fit(pictures, labels, batch_size=args.batch_size, shuffle=False, verbose=0),
-        "pipeline": lambda: model.fit(pipeline, verbose=0),
+        "pipeline": lambda: model.fit(pipeline, shuffle=False, verbose=0),
         "pipeline, not tuned": arms.fitting(model, data, args.steps),
     }
     times = timing.alternate(bursts, args.rounds, args.steps)
