@@ -28,6 +28,7 @@ from keras import ops
 
 import keras_sg
 from examples import runs
+from examples.data import prefetched
 from keras_sg import plotting
 
 BITS, EXAMPLES, BATCH = 8, 100, 10
@@ -154,7 +155,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     x, y = load(args.seed)
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).repeat(PASSES_PER_RECORD)
+    batches = prefetched(tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).repeat(PASSES_PER_RECORD))
     results = runs.Results(args.output)
     for arm in ARMS if args.arm == "all" else [args.arm]:
         keras.utils.set_random_seed(args.seed)

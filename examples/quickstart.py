@@ -23,6 +23,7 @@ from sklearn.model_selection import train_test_split
 
 import keras_sg
 from examples import runs
+from examples.data import prefetched
 
 INTERFACES = {
     "backprop": lambda module: module,
@@ -62,7 +63,8 @@ def load(seed=0):
     )
     train = tf.data.Dataset.from_tensor_slices((train_x, train_y)).cache()
     test = tf.data.Dataset.from_tensor_slices((test_x, test_y))
-    return train.shuffle(len(train_x), seed=seed).batch(32, drop_remainder=True), test.batch(450)
+    train = train.shuffle(len(train_x), seed=seed).batch(32, drop_remainder=True)
+    return prefetched(train), prefetched(test.batch(450))
 
 
 def main(argv=None):
