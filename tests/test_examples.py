@@ -35,6 +35,22 @@ def mnist():
     return importlib.import_module("examples.mnist")
 
 
+def cut_fetch(monkeypatch, train, test):
+    """Let the examples have so many pictures of each split, and no more."""
+    data = importlib.import_module("examples.data")
+    fetch = data.fetch
+    few = lambda split, count: {key: values[:count] for key, values in split.items()}
+    splits = lambda *args: [few(split, count) for split, count in zip(fetch(*args), (train, test))]
+    monkeypatch.setattr(data, "fetch", splits)
+
+
+@pytest.fixture
+def few_mnist(mnist, monkeypatch):
+    """MNIST, 2,000 pictures to train on and 500 to test on."""
+    cut_fetch(monkeypatch, 2000, 500)
+    return mnist
+
+
 def records(folder):
     return json.loads((folder / "results.json").read_text())
 
@@ -72,15 +88,15 @@ def test_rates_decay(mnist):
         assert float(optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
-def test_mnist_every_arm(mnist, tmp_path, eager):
-    mnist.main(["--arm", "all", "--iterations", "2", "--output", str(tmp_path)])
+def test_mnist_every_arm(few_mnist, tmp_path, eager):
+    few_mnist.main(["--arm", "all", "--iterations", "2", "--output", str(tmp_path)])
     found = records(tmp_path)
-    assert list(found) == list(mnist.INTERFACES)
+    assert list(found) == list(few_mnist.INTERFACES)
     for record in found.values():
         assert len(record["test_accuracy"]) == 1 and record["seconds"] > 0
     figure = tmp_path / "accuracy.png"
     figure.unlink()
-    mnist.main(["--plot", str(tmp_path)])
+    few_mnist.main(["--plot", str(tmp_path)])
     assert figure.stat().st_size > 1000
 
 
@@ -93,9 +109,9 @@ def test_no_backprop_trains_the_last_layer_only(mnist):
     assert moved - statistics == {"logits/kernel", "logits/bias"} and len(statistics) == 4
 
 
-def test_a_stopped_run_goes_on(mnist, tmp_path, runs, monkeypatch):
+def test_a_stopped_run_goes_on(few_mnist, tmp_path, runs, monkeypatch):
     """Interrupted in its third epoch, the run keeps two epochs and repeats only the third."""
-    command = ["--arm", "backprop", "--iterations", "30", "--batch-size", "6000", "--output", str(tmp_path)]
+    command = ["--arm", "backprop", "--iterations", "30", "--batch-size", "200", "--output", str(tmp_path)]
     write = runs.Results.write
 
     def interrupt(self, record):
@@ -105,18 +121,18 @@ def test_a_stopped_run_goes_on(mnist, tmp_path, runs, monkeypatch):
 
     monkeypatch.setattr(runs.Results, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        mnist.main(command)
+        few_mnist.main(command)
     stopped = records(tmp_path)["backprop"]
     assert len(stopped["test_accuracy"]) == 2
 
     monkeypatch.setattr(runs.Results, "write", write)
-    mnist.main(command)
+    few_mnist.main(command)
     finished = records(tmp_path)["backprop"]
     assert len(finished["test_accuracy"]) == 3
     assert finished["test_accuracy"][:2] == stopped["test_accuracy"]
     # It went on from what it had learned, not from the start.
     assert finished["test_loss"][2] < stopped["test_loss"][1]
-    mnist.main(command)
+    few_mnist.main(command)
     assert records(tmp_path)["backprop"] == finished
 
 
@@ -133,39 +149,26 @@ def test_arms_in_one_file_do_not_overwrite_each_other(runs, tmp_path):
     assert first.begin("a", {"seed": 1}, resume=False)["test_accuracy"] == []
 
 
-def test_a_run_with_other_settings_is_not_resumed(mnist, tmp_path):
+def test_a_run_with_other_settings_is_not_resumed(few_mnist, tmp_path):
     """It names what differs, and leaves everything as it is."""
     command = ["--arm", "no-backprop", "--iterations", "2", "--output", str(tmp_path)]
-    mnist.main(command)
+    few_mnist.main(command)
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(SystemExit, match=r"other settings: learning_rate=3e-05 there, 0.1 now; seed=0 there"):
-        mnist.main([*command, "--learning-rate", "0.1", "--seed", "4"])
+        few_mnist.main([*command, "--learning-rate", "0.1", "--seed", "4"])
     assert (tmp_path / "results.json").read_bytes() == before
-    mnist.main([*command, "--seed", "4", "--overwrite"])
+    few_mnist.main([*command, "--seed", "4", "--overwrite"])
     assert records(tmp_path)["no-backprop"]["settings"]["seed"] == 4
 
 
-def test_a_killed_process_goes_on(mnist, tmp_path):
+def test_a_killed_process_goes_on(few_mnist, tmp_path):
     """A real process, killed without warning in the middle of its work."""
     train, test = importlib.import_module("examples.data").fetch("mnist", None)
-    x_train, y_train, x_test, y_test = train["image"], train["label"], test["image"], test["label"]
-    few = {
-        "x_train": x_train[:2000],
-        "y_train": y_train[:2000],
-        "x_test": x_test[:500],
-        "y_test": y_test[:500],
-    }
-    np.savez(tmp_path / "few.npz", **few)
-    command = [
-        sys.executable,
-        "-m",
-        "examples.mnist",
-        "--arm",
-        "backprop",
-        "--data",
-        str(tmp_path / "few.npz"),
-    ]
-    command += ["--iterations", "200", "--batch-size", "200", "--output", str(tmp_path)]  # twenty epochs
+    arrays = {"x_train": train["image"], "y_train": train["label"]}
+    arrays |= {"x_test": test["image"], "y_test": test["label"]}
+    np.savez(tmp_path / "few.npz", **arrays)
+    command = [sys.executable, "-m", "examples.mnist", "--arm", "backprop", "--data", tmp_path / "few.npz"]
+    command += ["--iterations", "200", "--batch-size", "200", "--output", tmp_path]  # twenty epochs
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
@@ -211,10 +214,7 @@ def cifar10(monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     if not tfds.builder("cifar10").is_prepared():
         pytest.skip("CIFAR-10 is not in TFDS's data folder; the tests do not download it")
-    data = importlib.import_module("examples.data")
-    fetch = data.fetch
-    few = lambda split: {key: values[:40] for key, values in split.items()}
-    monkeypatch.setattr(data, "fetch", lambda *args: [few(split) for split in fetch(*args)])
+    cut_fetch(monkeypatch, 40, 40)
     return importlib.import_module("examples.cifar10")
 
 
@@ -245,9 +245,11 @@ def test_a_batch_larger_than_the_data(monkeypatch, tmp_path):
         importlib.import_module("examples.mnist").main(["--batch-size", "6", "--output", str(tmp_path)])
 
 
-def test_a_warm_up_of_true_gradients(mnist, tmp_path, eager):
-    options = ["--arm", "critic", "--iterations", "20", "--batch-size", "6000", "--output", str(tmp_path)]
-    mnist.main([*options, "--warm-up", "1", "--synthesizer-learning-rate", "1e-3", "--regression", "huber"])
+def test_a_warm_up_of_true_gradients(few_mnist, tmp_path, eager):
+    options = ["--arm", "critic", "--iterations", "20", "--batch-size", "200", "--output", str(tmp_path)]
+    few_mnist.main(
+        [*options, "--warm-up", "1", "--synthesizer-learning-rate", "1e-3", "--regression", "huber"]
+    )
     settings = records(tmp_path)["critic"]["settings"]
     assert (settings["warm_up"], settings["regression"]) == (1, "huber")
 
