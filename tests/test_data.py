@@ -189,3 +189,13 @@ def test_the_fast_recipe_on_this_backend(tmp_path):
     (record,) = json.loads((tmp_path / "results.json").read_text()).values()
     assert record["arm"] == "sg-linear" and len(record["test_accuracy"]) == 1
     assert record["versions"]["backend"] == keras.backend.backend()
+
+
+@pytest.mark.tensorflow
+def test_prefetched(data):
+    """The same batches, from a pipeline that tf.data does not tune."""
+    import tensorflow as tf
+
+    dataset = data.prefetched(tf.data.Dataset.range(5).batch(2))
+    assert dataset.options().autotune.enabled is False
+    assert [batch.tolist() for batch in dataset.as_numpy_iterator()] == [[0, 1], [2, 3], [4]]
