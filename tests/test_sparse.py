@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from backends import compiled
+from backends import BACKEND, compiled
 from keras import layers
 from models import BATCH, assert_same, data, interfaces_of, mlp, optimizer, oracle_of, train_oracle
 
@@ -110,7 +110,14 @@ def state(model):
     return [v.numpy() for v in variables if not v.path.endswith("learning_rate")]
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=compiled)], ids=["graph", "xla"])
+seconds_a_step = pytest.mark.skipif(BACKEND == "jax", reason="not compiled, it is slow; test_exact runs it")
+
+
+@pytest.mark.parametrize(
+    "jit_compile",
+    [pytest.param(False, marks=seconds_a_step), pytest.param(True, marks=compiled)],
+    ids=["graph", "xla"],
+)
 @pytest.mark.parametrize("single", [False, True], ids=["two optimizers", "one optimizer"])
 def test_nothing_of_a_resting_synthesizer_moves(single, jit_compile):
     x, _, labels = data()
