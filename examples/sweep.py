@@ -1,7 +1,7 @@
 """A sweep over the learning rate: how much does each way of training depend on it?
 
     python -m examples.sweep
-    python -m examples.sweep --data mnist --tuner grid --trials 9 --epochs 5
+    python -m examples.sweep --data mnist --tuner grid --trials 9 --epochs 3
     python -m examples.sweep --plot runs/sweep
 
 Trains the network of examples.quickstart (on the digits) or of examples.mnist at many learning rates:
