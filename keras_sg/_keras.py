@@ -65,6 +65,21 @@ def track_loss(model: keras.Model, loss: Tensor, batch: Tensor) -> None:
     model._loss_tracker.update_state(loss, sample_weight=batch)
 
 
+def make_metrics(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested) -> None:
+    """Make the metrics that a functional model was compiled with, as its first step else would.
+
+    Each argument is what has a `shape` and a `dtype`, a structure of it, or None.
+    """
+    x, y, sample_weight = keras.tree.map_structure(
+        lambda part: None if part is None else keras.KerasTensor(part.shape, part.dtype),
+        (x, y, sample_weight),
+    )
+    makers = ((model._compile_loss, model._compute_loss), (model._compile_metrics, model.compute_metrics))
+    for made, make in makers:
+        if made is not None and not made.built:
+            backend.compute_output_spec(make, x, y, model.output, sample_weight)
+
+
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that a `LossScaleOptimizer` wraps, or the optimizer itself."""
     return (

@@ -57,6 +57,20 @@ def test_consumed():
     assert _keras.consumed(model, h) and not _keras.consumed(model, out)
 
 
+def test_metrics_are_made_for_the_shapes_of_a_batch():
+    inputs = keras.Input((2,))
+    h = layers.Dense(3, name="h")(inputs)
+    model = keras.Model(inputs, [h, layers.Dense(1, name="v")(h)])
+    model.compile("sgd", ["mse", "mae"], metrics=[["accuracy"], None])
+    x, y = np.ones((4, 2), "float32"), [np.zeros((4, 1), "int32"), np.zeros((4, 1), "float32")]
+    _keras.make_metrics(model, x, y, None)
+    made = [id(variable) for variable in model.metrics_variables]
+    found = model.train_on_batch(x, y, return_dict=True)
+    assert {"loss", "h_loss", "v_loss", "h_accuracy"} == set(found)
+    assert [id(variable) for variable in model.metrics_variables] == made
+    assert keras.metrics.SparseCategoricalAccuracy in map(type, model._compile_metrics.metrics)
+
+
 def test_reductions():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, layers.Dense(1)(inputs))

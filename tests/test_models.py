@@ -272,19 +272,54 @@ def test_labels_inside_a_structure():
     model.fit(X, {"labels": LABELS, "value": np.ones((32, 1))}, verbose=0)
 
 
+class Traced(keras_sg.DecoupledModel):
+    """Counts its training steps: those that TensorFlow traces, where it does not run eagerly."""
+
+    def labels_from(self, y):
+        self.traced = getattr(self, "traced", 0) + 1
+        return super().labels_from(y)
+
+
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"steps_per_execution": 2}, {"metrics": ["accuracy"], "weighted_metrics": ["mae"]}],
+    ids=str,
+)
 def test_a_step_is_traced_once(options):
-    """TensorFlow would trace it twice if it made the variables of the optimizer."""
-    traced = []
+    """TensorFlow would trace it twice if it made the variables of the optimizer, or of metrics."""
+    inputs = keras.Input((4,))
+    model = Traced(inputs, layers.Dense(3)(keras_sg.SyntheticGradient(layers.Dense(5))(inputs)))
+    model.compile(keras_sg.decoupled_optimizer(), "mse", jit_compile=False, **options)
+    found = model.fit(np.ones((8, 4)), np.zeros((8, 3)), batch_size=2, epochs=2, verbose=0)
+    assert model.traced == 1
+    assert {"loss", *options.get("metrics", ()), *options.get("weighted_metrics", ())} < set(found.history)
+
+
+@pytest.mark.tensorflow
+def test_a_step_with_several_losses_is_traced_once():
+    inputs = keras.Input((4,))
+    h = keras_sg.SyntheticGradient(layers.Dense(5))(inputs)
+    model = Traced(inputs, [layers.Dense(3, name="a")(h), layers.Dense(1, name="b")(h)])
+    model.compile("sgd", ["mse", "mae"], metrics=[["mae"], None], jit_compile=False)
+    data = np.ones((8, 4)), [np.zeros((8, 3)), np.zeros((8, 1))]
+    found = model.fit(*data, batch_size=2, verbose=0)
+    assert model.traced == 1
+    assert {"a_loss", "b_loss", "a_mae"} < set(found.history)
+
+
+@pytest.mark.tensorflow
+def test_metrics_are_those_for_what_a_step_of_ones_own_makes_of_the_batch():
+    """One-hot labels, of which the step makes indices: the metric is made for indices."""
 
     class Model(keras_sg.DecoupledModel):
         def train_step(self, data):
-            traced.append(data)
-            return super().train_step(data)
+            x, y = data
+            return super().train_step((x, keras.ops.argmax(y, axis=-1)))
 
     inputs = keras.Input((4,))
     model = Model(inputs, layers.Dense(3)(keras_sg.SyntheticGradient(layers.Dense(5))(inputs)))
-    model.compile(keras_sg.decoupled_optimizer(), "mse", jit_compile=False, **options)
-    model.fit(np.ones((8, 4)), np.zeros((8, 3)), batch_size=2, verbose=0)
-    assert len(traced) == 1
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"], jit_compile=False)
+    found = model.fit(np.ones((8, 4)), np.eye(3)[[0, 0, 0, 0, 0, 0, 0, 1]], verbose=0)
+    assert found.history["accuracy"][0] in (7 / 8, 1 / 8, 0)

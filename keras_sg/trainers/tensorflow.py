@@ -21,12 +21,30 @@ class TensorFlowTrainer(Mixin):
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
 
-    def make_train_function(self, force: bool = False) -> Any:
-        # TensorFlow traces a step twice in which variables are made, as an optimizer makes its own.
+    train_function: Any
+
+    def make_train_function(self, force: bool = False) -> None:
+        # TensorFlow traces a step twice in which variables are made, as optimizer and metrics make theirs.
         if not self.optimizer.built and all(layer.built for layer in _keras.sublayers(self)):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
+        before = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not before and type(self).train_step is TensorFlowTrainer.train_step:
+            self.train_function = self._after_metrics(self.train_function)
+
+    def _after_metrics(self, train: Callable[..., Any]) -> Callable[..., Any]:
+        """`train`, before whose first call the metrics are made for the batches that it is to take."""
+
+        def first(iterator: Any) -> Any:
+            self.train_function = train
+            batch = getattr(iterator, "element_spec", None)
+            tensors = keras.tree.flatten(batch)
+            if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in tensors):
+                _keras.make_metrics(self, *keras.utils.unpack_x_y_sample_weight(batch))
+            return train(iterator)
+
+        return first
 
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
