@@ -7,6 +7,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# pip compiles nothing, Python what it imports: less than half. It must be allowed to keep it.
+unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # TensorFlow turns its faster convolutions on by itself only on CPUs with AVX-512.
 export TF_ENABLE_ONEDNN_OPTS ?= 1
@@ -45,7 +47,7 @@ docs-serve: .venv/docs
 .venv/demo .venv/test .venv/docs: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:

@@ -57,6 +57,7 @@ def test_consumed():
     assert _keras.consumed(model, h) and not _keras.consumed(model, out)
 
 
+@pytest.mark.tensorflow  # where alone it is needed
 def test_metrics_are_made_for_the_shapes_of_a_batch():
     inputs = keras.Input((2,))
     h = layers.Dense(3, name="h")(inputs)

@@ -1,5 +1,6 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,8 @@ class TensorFlowTrainer(Mixin):
                 self.optimizer.build(self.trainable_variables)
         before = self.train_function
         super().make_train_function(force)
-        if self.train_function is not before and type(self).train_step is TensorFlowTrainer.train_step:
+        ours = type(self).train_step is TensorFlowTrainer.train_step
+        if ours and not self.run_eagerly and self.train_function is not before:
             self.train_function = self._after_metrics(self.train_function)
 
     def _after_metrics(self, train: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,7 +43,8 @@ class TensorFlowTrainer(Mixin):
             batch = getattr(iterator, "element_spec", None)
             tensors = keras.tree.flatten(batch)
             if all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in tensors):
-                _keras.make_metrics(self, *keras.utils.unpack_x_y_sample_weight(batch))
+                with contextlib.suppress(Exception):  # what is wrong with a batch is for the step to say
+                    _keras.make_metrics(self, *keras.utils.unpack_x_y_sample_weight(batch))
             return train(iterator)
 
         return first
