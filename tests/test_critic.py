@@ -268,3 +268,28 @@ def test_a_replica_without_examples(two_devices, sobolev):
     logs = model.fit(X[:5], CLASSES[:5], batch_size=4, shuffle=False, verbose=0).history
     assert all(np.isfinite(values).all() for values in logs.values())
     assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_a_regularized_synthesizer():
+    """What an activity regularizer inside it adds to the loss moves it, and nothing else."""
+    found = []
+    for strength in (0.0, 0.5):
+        keras.utils.set_random_seed(0)
+        module = layers.Dense(5, "tanh")
+        hidden = layers.Dense(4, activity_regularizer=keras.regularizers.L2(strength))
+        inputs = keras.Input((4,))
+        h = keras_sg.SyntheticLoss(module, keras.Sequential([hidden, layers.Dense(1)]))(inputs)
+        model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        before = [layer.get_weights() for layer in (module, hidden)]
+        model.fit(X, BITS, batch_size=len(X), verbose=0)
+        found.append([layer.get_weights() for layer in (module, hidden)])
+    (module_without, hidden_without), (module_with, hidden_with) = found
+    (kernel, bias), (hidden_kernel, hidden_bias) = before
+    h = np.tanh(X @ kernel + bias)
+    # Keras takes the mean over the batch: 0.5 sum(activity ^ 2) / 6.
+    slope = h.T @ (h @ hidden_kernel + hidden_bias) / len(X)
+    assert abs(slope).max() > 1e-2
+    np.testing.assert_allclose(hidden_with[0], hidden_without[0] - 0.1 * slope, rtol=0, atol=1e-6)
+    for with_it, without in zip(module_with, module_without):
+        np.testing.assert_allclose(with_it, without, rtol=0, atol=1e-6)
