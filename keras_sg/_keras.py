@@ -87,6 +87,18 @@ def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     )
 
 
+def single_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """The optimizers that do the work: those in a `LossScaleOptimizer` or a `MultiOptimizer`, or itself."""
+    inner = inner_optimizer(optimizer)
+    return inner.optimizers if isinstance(inner, keras.optimizers.MultiOptimizer) else [inner]
+
+
+def moments(adam: keras.optimizers.Adam, variable: Any) -> tuple[Variable, Variable]:
+    """Adam's momentum and velocity of a weight, which is a variable of Keras or of the backend."""
+    index = adam._get_variable_index(variable)
+    return adam._momentums[index], adam._velocities[index]
+
+
 def built_for(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     """The variables that an optimizer was built for, in their order."""
     return optimizer._trainable_variables

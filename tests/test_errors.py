@@ -41,6 +41,10 @@ WRONG_ARGUMENTS = {
         lambda: SyntheticGradient(layers.Dense(3), "quadratic"),
         "Unknown synthesizer.*'conv', 'critic', 'linear', 'mlp', 'value'.*Received: 'quadratic' .of type str",
     ),
+    "synthesizer configuration": (
+        lambda: SyntheticGradient(layers.Dense(3), {"name": "mlp", "widths": [8]}),
+        "Unknown synthesizer.*Received: {'name': 'mlp', 'widths': \\[8\\]} .of type dict",
+    ),
     "synthesizer class": (
         lambda: SyntheticGradient(layers.Dense(3), keras_sg.synthesizers.MLP),
         "Unknown synthesizer.*of type type",

@@ -138,6 +138,8 @@ def test_the_optimizer_of_a_variable():
     assert [_keras.optimizer_of(multi, v) for v in variables] == [special, default]
     assert _keras.inner_optimizer(keras.optimizers.LossScaleOptimizer(multi)) is multi
     assert _keras.inner_optimizer(default) is default
+    assert _keras.single_optimizers(keras.optimizers.LossScaleOptimizer(multi)) == multi.optimizers
+    assert _keras.single_optimizers(default) == [default]
 
 
 def test_children_are_the_layers_directly_inside():
@@ -153,6 +155,18 @@ def test_the_variables_that_an_optimizer_was_built_for():
     optimizer = keras.optimizers.Adam()
     optimizer.build(variables)
     assert all(a is b for a, b in zip(_keras.built_for(optimizer), variables, strict=True))
+
+
+@pytest.mark.tensorflow  # where alone they are needed
+def test_the_moments_of_a_weight():
+    weights = [keras.Variable([0.0]), keras.Variable([1.0, 2.0])]
+    adam = keras.optimizers.Adam(beta_1=0.5, beta_2=0.75)
+    adam.build(weights)
+    adam.apply([keras.ops.zeros(1), keras.ops.ones(2)])
+    for weight in (weights[1], weights[1].value):  # Keras's and TensorFlow's
+        momentum, velocity = _keras.moments(adam, weight)
+        np.testing.assert_array_equal(momentum, [0.5, 0.5])
+        np.testing.assert_array_equal(velocity, [0.25, 0.25])
 
 
 def test_a_scope_inside_half_precision_keeps_values_as_they_are():

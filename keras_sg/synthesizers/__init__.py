@@ -68,7 +68,7 @@ def get(identifier: Identifier) -> Synthesizer | Callable[[Shape], keras.Layer]:
     """
     if isinstance(identifier, str) and identifier in RECIPES:
         return RECIPES[identifier]()
-    if isinstance(identifier, dict):
+    if isinstance(identifier, dict) and {"class_name", "config"} <= identifier.keys():
         return get(deserialize(identifier))
     if isinstance(identifier, keras.Layer):
         return Existing(identifier)

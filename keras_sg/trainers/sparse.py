@@ -74,7 +74,7 @@ def check_optimizer(model: keras.Model) -> None:
             "update_period above 1 does not. Compile with keras_sg.decoupled_optimizer(...) or a single "
             f"optimizer. Received: {inner!r}."
         )
-    for single in getattr(inner, "optimizers", [inner]):
+    for single in _keras.single_optimizers(inner):
         if single.gradient_accumulation_steps:
             raise ValueError(
                 "An optimizer that accumulates gradients counts steps that are none, so an update_period "

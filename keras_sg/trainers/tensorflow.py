@@ -11,6 +11,7 @@ from keras_sg import _keras, gradients
 from keras_sg.labels import Label
 from keras_sg.step import Step
 from keras_sg.trainers import lessons as taught
+from keras_sg.trainers import tensorflow_adam
 from keras_sg.trainers.tensorflow_sparse import TensorFlowSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor
 
@@ -81,7 +82,8 @@ class TensorFlowTrainer(Mixin):
         lessons += taught.gradient_lessons(regressed, arrived)
         self.observe(lessons, batch)
         if self.trainable_variables:
-            sparse.apply(sparse.teach(tape, lessons, updates))
+            with tensorflow_adam.fused(self.optimizer):
+                sparse.apply(sparse.teach(tape, lessons, updates))
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def make_observe_function(self) -> Callable[..., Any]:
