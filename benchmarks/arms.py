@@ -37,6 +37,18 @@ def cut(args=None, **interface):
     )
 
 
+def not_compiled(arm):
+    """The network of an arm of `examples.mnist`, without XLA."""
+    model = mnist.build(arm)
+    return images.compile(
+        model,
+        arm,
+        mnist.PARSER.parse_args([]),
+        jit_compile=False,
+        steps_per_execution=model.steps_per_execution,
+    )
+
+
 def in_bfloat16(build):
     """What `build()` returns under the policy `mixed_bfloat16`."""
     policy = keras.config.dtype_policy()

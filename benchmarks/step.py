@@ -7,7 +7,8 @@
 a burst, with what one call of `fit` costs besides, divided by its steps.
 
     sg                       an MLP predicts the gradient
-    sg, bfloat16             the same under mixed_bfloat16, where the processor has a unit for it
+    sg, not compiled         the same without XLA, as Keras does by itself on a CPU
+    sg, bfloat16             sg under mixed_bfloat16, where the processor has a unit for it
     sg-linear-conditional    a linear synthesizer that sees the label
     backprop                 no interfaces
     r2rt graph               sg as a graph in the style of TensorFlow 1, with feed_dict
@@ -31,6 +32,7 @@ PAIRS = [
     ("sg", "backprop"),
     ("sg-linear-conditional", "backprop"),
     ("sg", "r2rt graph"),
+    ("sg, not compiled", "r2rt graph"),
     ("sg, bfloat16", "r2rt graph"),
     ("sg", "PyTorch"),
     ("sg", "floor, TensorFlow"),
@@ -42,6 +44,7 @@ def candidates():
     """The models, the peers, and why others are missing: three dictionaries by the names of arms."""
     models = {
         "sg": mnist.build("sg"),
+        "sg, not compiled": arms.not_compiled("sg"),
         "sg-linear-conditional": arms.cut(synthesizer="linear", num_classes=10),
         "backprop": mnist.build("backprop"),
     }

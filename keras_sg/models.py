@@ -96,25 +96,32 @@ class DecoupledModel(Trainer, keras.Model):
             lessons: list of `keras_sg.step.Lesson`.
             batch: number of examples.
         """
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._reports}
         for interface in self.interfaces:
             own = [lesson for lesson in lessons if lesson.interface is interface]
-            if own:
-                self._report_of(interface, "sg_loss", sum(lesson.loss for lesson in own), batch)
+            values = [("sg_loss", sum(lesson.loss for lesson in own))] if own else []
             for lesson in own:
                 if len(lesson.target.shape) > 1:
                     met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
-                    self._report_of(interface, "sg_cosine", ops.mean(met), batch)
+                    values.append(("sg_cosine", ops.mean(met)))
+            for key, value in values:
+                weighted = self._where_it_counts(value, batch)
+                for name in (key, f"{self.key_of(interface)}_{key}"):
+                    if name in found:
+                        found[name].append(weighted)
+        for name, pairs in found.items():
+            if pairs:
+                of_all, examples = map(ops.stack, zip(*pairs))
+                self._reports[name].update_state(of_all, sample_weight=examples)
 
-    def _report_of(self, interface: Interface, key: str, value: Tensor, batch: Tensor) -> None:
+    def _where_it_counts(self, value: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of a batch and the number of examples that it counts for; twice zero where it does not."""
         # A replica may go without examples; there is nothing to report then.
         counts = ops.convert_to_tensor(batch) > 0
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # A step that overflows half precision is skipped by the optimizer, and here.
             counts = ops.logical_and(counts, ops.isfinite(value))
-        value, batch = ops.where(counts, value, 0.0), ops.where(counts, batch, 0)
-        for name in (key, f"{self.key_of(interface)}_{key}"):
-            if name in self._reports:
-                self._reports[name].update_state(value, sample_weight=batch)
+        return ops.where(counts, value, 0.0), ops.where(counts, batch, 0)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

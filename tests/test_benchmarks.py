@@ -228,9 +228,9 @@ def test_the_arms_of_step(monkeypatch, tmp_path):
     assert [(i.synthesizer.units, i.num_classes) for i in linear.interfaces] == [(256, 10)] * 2
     settings = [
         (model.jit_compile, model.steps_per_execution, model.optimizer.get_config()["learning_rate"])
-        for model in (linear, models["sg"])
+        for model in (linear, models["sg"], models["sg, not compiled"])
     ]
-    assert settings[0] == settings[1]
+    assert settings[0] == settings[1] == (True, *settings[2][1:]) and not settings[2][0]
     peers["floor, XLA"].step(np.ones((8, 784), "float32"), None)
 
 
@@ -240,7 +240,10 @@ def test_the_arms_that_are_missing(monkeypatch, tmp_path):
     for make in ("R2rtGraph", "Floor"):
         monkeypatch.setattr(load("step"), make, lambda **options: None)
     models, peers, not_run = load("step").candidates()
-    assert list(models) == ["sg", "sg-linear-conditional", "backprop"] and "PyTorch" not in peers
+    assert (
+        list(models) == ["sg", "sg, not compiled", "sg-linear-conditional", "backprop"]
+        and "PyTorch" not in peers
+    )
     assert "no amx_bf16" in not_run["sg, bfloat16"] and "pip install torch" in not_run["PyTorch"]
 
 
