@@ -69,7 +69,7 @@ def spreads(times):
     return {name: (deciles[0], deciles[-1]) for name, deciles in cuts.items()}
 
 
-def report(times, pairs, not_run=None):
+def report(times, pairs, not_run=None, unit="ms a step"):
     """Print medians, spreads and, last, ratios.
 
     Args:
@@ -77,13 +77,14 @@ def report(times, pairs, not_run=None):
         pairs: tuples of the names of two arms, whose medians are divided; where one has not run,
             the pair is left out.
         not_run: dictionary from names of arms that have not run to the reason.
+        unit: what the milliseconds are those of.
 
     Returns:
         What was printed, as a dictionary, and the machine: to `write`.
     """
     middle, spread, not_run = medians(times), spreads(times), not_run or {}
     for name, (low, high) in spread.items():
-        print(f"{name}: {middle[name]:.2f} ms a step (10 % to 90 %: {low:.2f} to {high:.2f})")
+        print(f"{name}: {middle[name]:.2f} {unit} (10 % to 90 %: {low:.2f} to {high:.2f})")
     for name, reason in not_run.items():
         print(f"{name}: not run, {reason}")
     ratios = {f"{a} / {b}": middle[a] / middle[b] for a, b in pairs if {a, b} <= middle.keys()}

@@ -179,6 +179,25 @@ def test_update_period(tmp_path, capsys, monkeypatch, eager):
     assert "expected two measurements or more, received 1" in capsys.readouterr().err
 
 
+def test_adam(tmp_path, monkeypatch, capsys):
+    """In every arm a model is made anew, trains in two bursts, and has the Adam that its name says."""
+    adam, made = load("adam"), []
+
+    def fitting(model, data, steps):
+        made.append((type(model.optimizer), model.jit_compile, float(model.optimizer.learning_rate)))
+        compiled = model.get_compile_config()
+        assert compiled["metrics"] == ["accuracy"] and compiled["loss_weights"] is None
+        assert data[0].shape[1:] == (8, 784) and steps == 3
+        return lambda: time.sleep(1e-3)
+
+    monkeypatch.setattr(load("arms"), "fitting", fitting)
+    found = measure("adam", tmp_path, "--steps", "3", "--rounds", "2", "--batch-size", "8")
+    rate = pytest.approx(3e-5)
+    assert made == [(*arm, rate) for arm in adam.ARMS.values()] * 2
+    assert found["first"]["medians_ms"].keys() == found["later"]["medians_ms"].keys() == adam.ARMS.keys()
+    assert "ms for the first 3 steps" in capsys.readouterr().out
+
+
 def test_step(tmp_path, monkeypatch, capsys):
     """A processor that multiplies bfloat16, no PyTorch; every arm sleeps so many milliseconds."""
     step = load("step")
