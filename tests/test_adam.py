@@ -56,32 +56,29 @@ def trained(model_class, optimizer, lookup=False, dtype=None, **options):
     return model
 
 
+def plain():
+    return keras.optimizers.Adam(1e-2, beta_1=0.8, beta_2=0.9, epsilon=1e-3)
+
+
 @pytest.mark.parametrize(
-    "make",
+    "make, options",
     [
-        lambda: keras.optimizers.Adam(1e-2, beta_1=0.8, beta_2=0.9, epsilon=1e-3),
-        lambda: keras.optimizers.AdamW(1e-2, weight_decay=0.1, clipnorm=0.1, epsilon=1e-3),
-        lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 2, 0.5)),
-        lambda: keras.optimizers.Adam(1e-2, use_ema=True, ema_overwrite_frequency=2),
-        lambda: keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2),
-        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), initial_scale=8.0),
-        lambda: keras_sg.decoupled_optimizer(keras.optimizers.Adam(1e-2)),
+        (plain, {}),
+        (plain, {"jit_compile": True}),
+        (plain, {"run_eagerly": True}),
+        (lambda: keras.optimizers.AdamW(1e-2, weight_decay=0.1, clipnorm=0.1, epsilon=1e-3), {}),
+        (lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(1e-2, 2, 0.5)), {}),
+        (lambda: keras.optimizers.Adam(1e-2, use_ema=True, ema_overwrite_frequency=2), {}),
+        (lambda: keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2), {}),
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), initial_scale=8.0), {}),
+        (lambda: keras_sg.decoupled_optimizer(keras.optimizers.Adam(1e-2)), {}),
     ],
-    ids=[
-        "options",
-        "decay and clipping",
-        "schedule",
-        "average",
-        "accumulation",
-        "loss scale",
-        "two optimizers",
-    ],
+    ids=["graph", "XLA", "eager", "AdamW", "schedule", "average", "accumulation", "loss scale", "two"],
 )
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
 def test_it_is_keras_adam(make, options, kernels):
     ours, theirs = (trained(model_class, make(), **options) for model_class in MODELS)
-    steps = 6 if "run_eagerly" in options else 1
-    assert set(kernels) == {(6, 8), (8,), (8, 3), (3,)} and len(kernels) in {4 * steps, 2 * steps}
+    assert set(kernels) == {(6, 8), (8,), (8, 3), (3,)}
+    assert len(kernels) == 4 * (6 if "run_eagerly" in options else 1)  # steps, or the graph of one
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
@@ -93,10 +90,9 @@ def test_it_is_keras_adam(make, options, kernels):
     [
         (lambda: keras.optimizers.Adam(1e-2, amsgrad=True), {}),
         (lambda: Slower(1e-2), {}),
-        (lambda: keras.optimizers.Nadam(1e-2), {}),
         (lambda: keras.optimizers.Adam(1e-2), {"dtype": "float64"}),
     ],
-    ids=["amsgrad", "one's own", "another", "float64"],
+    ids=["amsgrad", "one's own", "float64"],
 )
 def test_all_else_is_left_to_keras(make, options, kernels):
     ours, theirs = (trained(model_class, make(), **options) for model_class in MODELS)

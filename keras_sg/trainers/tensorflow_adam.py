@@ -40,8 +40,9 @@ def fused(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 def _is_adam(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether an optimizer updates weights as `keras.optimizers.Adam` does, as AdamW does, too."""
     adam = keras.optimizers.Adam
-    own = "update_step" in vars(optimizer) or type(optimizer).update_step is not adam.update_step
-    return isinstance(optimizer, adam) and optimizer.built and not own and not optimizer.amsgrad
+    if not isinstance(optimizer, adam) or not optimizer.built or optimizer.amsgrad:
+        return False
+    return type(optimizer).update_step is adam.update_step and "update_step" not in vars(optimizer)
 
 
 def _scalars(adam: keras.optimizers.Adam) -> dict[str, Tensor]:
