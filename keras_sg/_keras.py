@@ -30,6 +30,17 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers(include_self=False)
 
 
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """The mask that Keras has attached to `tensor`, if any."""
+    return backend.get_keras_mask(tensor)
+
+
+def with_mask(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """Attach a mask to `tensor`; return it."""
+    backend.set_keras_mask(tensor, mask)
+    return tensor
+
+
 def copy_mask(source: Tensor, target: Tensor) -> Tensor:
     """Give `target` the mask that Keras has attached to `source`, if any; return `target`."""
     mask = backend.get_keras_mask(source)
@@ -43,6 +54,12 @@ def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     return tensor._keras_history.operation, tensor._keras_history.tensor_index
 
 
+def made_from(tensor: keras.KerasTensor) -> tuple[keras.Operation, list[keras.KerasTensor]]:
+    """The layer or operation that a symbolic tensor comes from, and what it took in that call."""
+    operation, node, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors
+
+
 def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:
     """Whether some layer of a functional model takes this symbolic tensor as an input."""
     nodes = [node for operation in getattr(model, "operations", ()) for node in operation._inbound_nodes]
@@ -53,6 +70,46 @@ def reductions(model: keras.Model) -> list[str | None]:
     """How the losses that the model was compiled with are reduced; None for those that do not say."""
     losses = model._compile_loss._user_loss if model._compile_loss is not None else None
     return [getattr(loss, "reduction", None) for loss in keras.tree.flatten(losses)]
+
+
+def losses_of_outputs(model: keras.Model) -> list[tuple[Any, float]]:
+    """The loss that each output was compiled with, in their order, and what it is multiplied by; or (None, 0)."""
+    compiled = model._compile_loss
+    if compiled is None:
+        # Where the model computes its loss itself, it may be of any output.
+        own = type(model).compute_loss is not keras.Model.compute_loss
+        return [(None, float(own)) for _ in model.outputs]
+    losses = by_output(model, compiled._user_loss, shared=True)
+    weights = by_output(model, compiled._user_loss_weights, shared=True)
+    return [
+        (loss, 0.0 if loss is None else 1.0 if weight is None else float(weight))
+        for loss, weight in zip(losses, weights)
+    ]
+
+
+def by_output(model: keras.Model, parts: Nested, shared: bool = False) -> list[Any]:
+    """What belongs to each output of a functional model, in their order; None where there is nothing.
+
+    Args:
+        model: functional model.
+        parts: what `compile` or `fit` take for outputs: one for all, a list, a dictionary by the outputs' names
+            or by the keys of the model's own dictionary, or None.
+        shared: whether one alone is for all outputs.
+    """
+    number = len(model.outputs)
+    if isinstance(parts, dict):
+        keys = [path[-1] for path, _ in keras.tree.flatten_with_path(model._outputs_struct) if path]
+        keyed = keys if set(parts) & set(keys) else model.output_names
+        return [parts.get(key) for key in keyed]
+    if not isinstance(parts, (list, tuple)):
+        return [parts if shared or number == 1 else None] * number
+    if len(parts) == number:
+        return list(parts)
+    if number == 1:
+        return list(parts[:1])
+    # Targets may be left out of outputs that have no loss.
+    given = iter(parts)
+    return [next(given, None) if share else None for _, share in losses_of_outputs(model)]
 
 
 def compute_loss(model: keras.Model, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested) -> Tensor:

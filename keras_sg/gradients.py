@@ -12,7 +12,8 @@ gradient `s`, so everything can be expressed in units that know nothing of such 
     to `h`         = s / B * (mix * synthetic + (1 - mix) * t)
     to `synthetic` = s * d loss(synthetic, t) / d synthetic
 
-with `delta` the gradient that arrived at `h` and `B` the batch size of this replica.
+with `delta` the gradient that arrived at `h` and `B` the batch size of this replica. Where examples or
+positions have weights, `synthetic` is the weighted prediction: what arrives contains the weight, too.
 
 This file is arithmetic on tensors: no layers, no variables, no state.
 
@@ -31,7 +32,7 @@ from keras_sg.types import Tensor
 
 
 class Regression(NamedTuple):
-    """A regression loss, averaged over all elements of its arguments.
+    """A regression loss, averaged over all elements of its arguments; zero where they are equal.
 
     `value(prediction, target)` is the scalar loss and `derivative(prediction, target)` is
     `size * d value / d prediction`, elementwise: the derivative before the averaging.
@@ -105,7 +106,12 @@ def per_example(delta: Tensor, scale: Tensor) -> Tensor:
 
 
 def replace_gradient(
-    h: Tensor, synthetic: Tensor, loss: str = "mse", mix: float | Tensor = 1.0, weight: float | Tensor = 1.0
+    h: Tensor,
+    synthetic: Tensor,
+    loss: str = "mse",
+    mix: float | Tensor = 1.0,
+    weight: float | Tensor = 1.0,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pass `h` on unchanged and send a synthetic gradient back in place of the true one.
 
@@ -115,12 +121,14 @@ def replace_gradient(
     Args:
         h: activations at the interface, shape `(batch, ..., features)`, a float dtype.
         synthetic: the predicted gradient *per example* (`B * dL/dh` of a mean loss), same
-            shape as `h`, a float dtype.
+            shape as `h`, a float dtype. Of an example or position with a weight, times the weight.
         loss: regression loss between `synthetic` and the target, averaged over all
-            elements: `"mse"`, `"mae"` or `"huber"`.
+            elements that count: `"mse"`, `"mae"` or `"huber"`.
         mix: share of the synthetic gradient in what `h` receives, a float from 0 to 1, or a
             scalar tensor (which is not checked); the rest is the true gradient.
         weight: factor of the regression loss, a float or a scalar tensor.
+        counts: boolean tensor that can be broadcast to the shape of `h`: which elements the
+            regression is about, and its mean. None for all.
 
     Returns:
         Tuple `(h, anchor)`: `h` with its gradient replaced, and a scalar zero in `floatx`, as
@@ -143,7 +151,7 @@ def replace_gradient(
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1 (the synthetic
         gradient and its bootstrapped target).
     """
-    derivative = get_regression(loss).derivative
+    get_regression(loss)
     mix = mix if keras.ops.is_tensor(mix) else check_mix(mix)
     h, synthetic = ops.convert_to_tensor(h), ops.convert_to_tensor(synthetic)
     if len(h.shape) != len(synthetic.shape) or any(
@@ -158,7 +166,7 @@ def replace_gradient(
     def exchange(h: Tensor, synthetic: Tensor, mix: Tensor) -> tuple[Any, Callable[..., Any]]:
         def grad(delta: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             wide = _wide(h)
-            batch, size = (ops.cast(n, wide) for n in (ops.shape(h)[0], ops.size(h)))
+            batch = ops.cast(ops.shape(h)[0], wide)
             prediction = ops.cast(synthetic, wide)
             target = per_example(delta, scale)
             scale = _or_one(scale, wide)
@@ -172,7 +180,7 @@ def replace_gradient(
                 # And at 0 on no synthesizer, whatever it predicts (0 * infinity is no zero).
                 received = ops.where(share == 0.0, target, received)
             to_h = received * (scale / batch)
-            to_synthetic = derivative(prediction, target) * (ops.cast(weight, wide) * scale / size)
+            to_synthetic = regression_gradient(prediction, target, loss, scale, weight, counts)
             return ops.cast(to_h, h.dtype), ops.cast(to_synthetic, synthetic.dtype), ops.zeros_like(mix)
 
         return (h, ops.zeros((), keras.config.floatx())), grad
@@ -181,14 +189,48 @@ def replace_gradient(
     return exchange(h, synthetic, ops.convert_to_tensor(mix, "float32"))
 
 
+def regression(prediction: Tensor, target: Tensor, loss: str, counts: Tensor | None = None) -> Tensor:
+    """The regression loss called `loss`, averaged over the elements that count; a scalar.
+
+    Args:
+        prediction: tensor of any shape and float dtype.
+        target: the same shape; its dtype is that of the result.
+        loss: `"mse"`, `"mae"` or `"huber"`.
+        counts: boolean tensor that can be broadcast to their shape, or None where all count.
+    """
+    value, prediction = get_regression(loss).value, ops.cast(prediction, target.dtype)
+    if counts is None:
+        return value(prediction, target)
+    counting = ops.divide_no_nan(ops.cast(ops.size(target), target.dtype), number(counts, target))
+    return value(*(ops.where(counts, x, ops.zeros_like(x)) for x in (prediction, target))) * counting
+
+
 def regression_gradient(
-    prediction: Tensor, target: Tensor, loss: str, scale: float | Tensor, weight: float | Tensor = 1.0
+    prediction: Tensor,
+    target: Tensor,
+    loss: str,
+    scale: float | Tensor,
+    weight: float | Tensor = 1.0,
+    counts: Tensor | None = None,
 ) -> Tensor:
-    """What `prediction` receives from `scale * weight * loss(prediction, target)`; its dtype and shape."""
+    """What `prediction` receives from `scale * weight * regression(...)`; its dtype and shape."""
     wide = _wide(prediction)
     error = get_regression(loss).derivative(ops.cast(prediction, wide), ops.cast(target, wide))
-    size = ops.cast(ops.size(prediction), wide)
-    return ops.cast(error * (ops.cast(scale, wide) * ops.cast(weight, wide) / size), prediction.dtype)
+    factor = ops.cast(scale, wide) * ops.cast(weight, wide)
+    if counts is None:
+        return ops.cast(error * (factor / ops.cast(ops.size(error), wide)), prediction.dtype)
+    error = ops.where(counts, error, ops.zeros_like(error))
+    return ops.cast(error * ops.divide_no_nan(factor, number(counts, error)), prediction.dtype)
+
+
+def number(counts: Tensor, of: Tensor) -> Tensor:
+    """How many elements of a tensor count, a scalar in its dtype.
+
+    Args:
+        counts: boolean tensor that can be broadcast to the shape of `of`.
+        of: tensor.
+    """
+    return ops.sum(ops.cast(ops.broadcast_to(counts, ops.shape(of)), of.dtype))
 
 
 def widen(tensor: Tensor) -> Tensor:

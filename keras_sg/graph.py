@@ -121,3 +121,17 @@ class Graph:
         self.nodes.append(node)
         for tensor in outputs:
             self._sources[id(tensor)] = tensor, len(self.nodes) - 1
+
+
+def layers_behind(output: Tensor) -> list[keras.Layer]:
+    """The layers (and operations) of a functional model that one of its outputs comes from."""
+    found: dict[int, keras.Layer] = {}
+    waiting, seen = [output], set()
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            layer, inputs = _keras.made_from(tensor)
+            found[id(layer)] = layer
+            waiting.extend(inputs)
+    return list(found.values())

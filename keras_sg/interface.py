@@ -1,15 +1,17 @@
 """What every interface is made of: a module, a synthesizer, and labels for a conditional one."""
 
+import functools
 import numbers
 from typing import Any, Self
 
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients, labels, synthesizers
+from keras_sg import _keras, gradients, labels, synthesizers, weights
 from keras_sg.step import Step
 from keras_sg.types import Config, Nested, Shape, Tensor
 from keras_sg.version import __version__, check_readable
+from keras_sg.weights import Weight
 
 
 class Interface(keras.layers.Wrapper):
@@ -189,39 +191,60 @@ class Interface(keras.layers.Wrapper):
             )
         return self.label.rows(step.labels, dtype)
 
-    def _predict(self, h: Tensor, rows: Tensor | None, step: Step | None) -> Tensor:
+    def _weight(self, h: Tensor, step: Step | None) -> Weight | None:
+        """How much each position of the interface counts; None where all of it counts once."""
+        outputs = () if step is None else step.weights_at(self)
+        return weights.at_interface(h, self._feature_axis, outputs, _keras.mask_of(h))
+
+    def _predict(self, h: Tensor, rows: Tensor | None, weight: Weight | None, step: Step | None) -> Tensor:
         """Call the synthesizer, in training mode, on the interface and the label."""
+        if weight is not None:
+            h = ops.where(weight.counts, h, ops.zeros_like(h))
         if rows is None:
             inputs = h
         else:
             inputs = [h, rows] if self._label_apart else labels.append(h, rows, self._feature_axis)
+        if weight is not None and self._masked:
+            _keras.with_mask(h if self._label_apart and rows is not None else inputs, weight.mask(h))
         if self.update_period == 1 or step is None or step.sparse is None:
             return self.synthesizer(inputs, training=True)
         return step.sparse.predict(self, inputs)
 
-    def _exchange(self, h: Tensor, synthetic: Tensor, weight: Tensor | None, step: Step | None) -> Tensor:
+    @functools.cached_property
+    def _masked(self) -> bool:
+        """Whether the synthesizer can be told what counts, by a mask, for the statistics that it takes."""
+        layers = [self.synthesizer, *_keras.sublayers(self.synthesizer)]
+        return self._feature_axis == -1 and all(layer.supports_masking for layer in layers)
+
+    def _exchange(
+        self, h: Tensor, synthetic: Tensor, factor: Tensor | None, weight: Weight | None, step: Step | None
+    ) -> Tensor:
         """`h`, on the way back from which the module receives the predicted gradient.
 
         Args:
             h: the module's output.
             synthetic: the predicted gradient per example, shape of `h`.
-            weight: factor of its regression, or None for no regression.
+            factor: factor of its regression, or None for no regression.
+            weight: how much each position counts, or None.
             step: the training step, or None.
         """
+        counts = None
+        if weight is not None:
+            synthetic, counts = weight.times(synthetic), weight.counts
         if step is not None and step.observed:
             observed = step.tap(h)
-            step.add_gradient(self, observed, None, synthetic, weight)
+            step.add_gradient(self, observed, None, synthetic, factor, weight)
             return _keras.copy_mask(h, observed)
         mix = self._initial_mix if self._mix is None else ops.copy(self._mix.variable)
         # What the trainer teaches itself, nothing may reach here.
         apart = self.update_period > 1 and step is not None and step.sparse.apart
         taught = ops.stop_gradient(synthetic) if apart else synthetic
         exchanged, anchor = gradients.replace_gradient(
-            h, taught, self.loss, mix, 0.0 if weight is None else weight
+            h, taught, self.loss, mix, 0.0 if factor is None else factor, counts
         )
         if step is not None:
             exchanged, anchor = step.tap(exchanged), step.tap(anchor)
-            step.add_gradient(self, exchanged, anchor, synthetic, weight)
+            step.add_gradient(self, exchanged, anchor, synthetic, factor, weight)
         self.add_loss(anchor)
         return _keras.copy_mask(h, exchanged)
 

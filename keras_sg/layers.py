@@ -5,8 +5,7 @@ forward they are the module. Going backward, in training, the module learns from
 interface's synthesizer predicts instead of from what comes down through the rest of the model.
 """
 
-import functools
-import operator
+import math
 from typing import Any
 
 import keras
@@ -139,8 +138,9 @@ class SyntheticGradient(Interface):
                 "keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train it with "
                 "fit(). Received: a training call without a training step."
             )
-        synthetic = self._predict(ops.stop_gradient(h), rows, decoupled_step)
-        return self._exchange(h, synthetic, 1.0, decoupled_step)
+        weight = self._weight(h, decoupled_step)
+        synthetic = self._predict(ops.stop_gradient(h), rows, weight, decoupled_step)
+        return self._exchange(h, synthetic, 1.0, weight, decoupled_step)
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -256,15 +256,18 @@ class SyntheticLoss(Interface):
                 "it with fit(). Received: a training call without a training step."
             )
         rows = self._label_rows(decoupled_step, h.dtype)
+        weight = self._weight(h, decoupled_step)
         value, synthetic = nested.value_and_gradient(
-            lambda h: _flat(self._predict(h, rows, decoupled_step)), ops.stop_gradient(h), self.synthesizer
+            lambda h: _flat(self._predict(h, rows, weight, decoupled_step)),
+            ops.stop_gradient(h),
+            self.synthesizer,
         )
-        decoupled_step.add_loss(self, value)
+        decoupled_step.add_loss(self, value if weight is None else weight.times(value), weight)
         if self.sobolev:
             # The sum over the elements, where the primitive's regression is the mean.
-            elements = functools.reduce(operator.mul, ops.shape(h)[1:])
-            return self._exchange(h, synthetic, ops.cast(elements, "float32"), decoupled_step)
-        return self._exchange(h, ops.stop_gradient(synthetic), None, decoupled_step)
+            elements = math.prod(ops.shape(h)[1:]) if weight is None else weight.elements(h)
+            return self._exchange(h, synthetic, elements, weight, decoupled_step)
+        return self._exchange(h, ops.stop_gradient(synthetic), None, weight, decoupled_step)
 
     def get_config(self) -> Config:
         return {**super().get_config(), "sobolev": self.sobolev}

@@ -1,6 +1,7 @@
 """`DecoupledModel`: a functional Keras model that knows its interfaces."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg.graph import is_graph
+from keras_sg.graph import is_graph, layers_behind
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
 from keras_sg.step import Lesson
@@ -82,6 +83,16 @@ class DecoupledModel(Trainer, keras.Model):
         """The interfaces in this model, at any depth, each once, in order."""
         return interfaces_in(self)
 
+    @functools.cached_property
+    def outputs_of_interfaces(self) -> dict[int, set[int]]:
+        """By the id of every interface, the indices of the outputs that it leads to."""
+        reached: dict[int, set[int]] = {id(interface): set() for interface in self.interfaces}
+        for i, output in enumerate(self.outputs):
+            for layer in layers_behind(output):
+                for interface in interfaces_in(layer) if isinstance(layer, keras.Layer) else ():
+                    reached[id(interface)].add(i)
+        return reached
+
     def key_of(self, interface: Interface) -> str:
         """What everything that is reported of an interface begins with: its name.
 
@@ -99,13 +110,17 @@ class DecoupledModel(Trainer, keras.Model):
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._reports}
         for interface in self.interfaces:
             own = [lesson for lesson in lessons if lesson.interface is interface]
-            values = [("sg_loss", sum(lesson.loss for lesson in own))] if own else []
+            values = []
+            if own:
+                # In floatx, whatever precision an interface computes in.
+                losses = [ops.cast(lesson.loss, keras.config.floatx()) for lesson in own]
+                values.append(("sg_loss", sum(losses[1:], losses[0]), own[0].examples))
             for lesson in own:
                 if len(lesson.target.shape) > 1:
                     met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
-                    values.append(("sg_cosine", ops.mean(met)))
-            for key, value in values:
-                weighted = self._where_it_counts(value, batch)
+                    values.append(("sg_cosine", ops.cast(ops.mean(met), keras.config.floatx()), lesson.examples))
+            for key, value, examples in values:
+                weighted = self._where_it_counts(value, batch if examples is None else examples)
                 for name in (key, f"{self.key_of(interface)}_{key}"):
                     if name in found:
                         found[name].append(weighted)
@@ -223,8 +238,8 @@ class DecoupledModel(Trainer, keras.Model):
 
 
 def interfaces_in(layer: keras.Layer) -> list[Interface]:
-    """The interfaces inside `layer`, at any depth, each once, in order."""
-    found = [sublayer for sublayer in _keras.sublayers(layer) if isinstance(sublayer, Interface)]
+    """The interfaces inside `layer`, at any depth, itself among them, each once, in order."""
+    found = [inner for inner in (layer, *_keras.sublayers(layer)) if isinstance(inner, Interface)]
     return list({id(interface): interface for interface in found}.values())
 
 

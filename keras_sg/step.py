@@ -5,12 +5,14 @@ Interfaces read the labels from it on the way in and leave in it what they predi
 way out the trainer pairs the predictions with their targets.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_sg import gradients
 from keras_sg.types import Nested, Tensor
+from keras_sg.weights import OutputWeight, Weight
 
 
 class GradientPrediction(NamedTuple):
@@ -18,48 +20,56 @@ class GradientPrediction(NamedTuple):
 
     `h` is the interface *behind* the exchange of gradients, `(batch, ..., features)`: the gradient
     that arrives there is the target, up to the scale that arrives at `anchor`. `synthetic` is the
-    prediction, shape of `h`; it is regressed on the target with the factor `weight`, or not at all
-    where that is None.
+    prediction, shape of `h`, times the examples' `weight`, if they have any; it is regressed on the
+    target with `factor`, or not at all where that is None.
     """
 
     interface: Any
     h: Tensor
     anchor: Tensor
     synthetic: Tensor
-    weight: Tensor
+    factor: Tensor | None
+    weight: Weight | None
 
 
 class LossPrediction(NamedTuple):
-    """What a `SyntheticLoss` leaves in a step: its predicted loss per example, `(batch,)`."""
+    """What a `SyntheticLoss` leaves in a step: its predicted loss per example, `(batch,)`.
+
+    It is multiplied by the examples' `weight`, if they have any.
+    """
 
     interface: Any
     value: Tensor
+    weight: Weight | None
 
 
 class Lesson(NamedTuple):
     """What a synthesizer predicted and what it should have, in units per example.
 
-    The training loss holds, or would hold, `weight * regression(prediction, target)`; `scale` is what
-    it is multiplied by there (loss scale, 1 / replicas).
+    The training loss holds, or would hold, `factor * regression(prediction, target)` over the elements that
+    count; `scale` is what it is multiplied by there (loss scale, 1 / replicas). `counts` is boolean and can
+    be broadcast to the prediction, `examples` is how many of them count; both are None where all do.
     """
 
     interface: Any
     prediction: Tensor
     target: Tensor
-    weight: Tensor
+    factor: Tensor
     scale: Tensor
+    counts: Tensor | None = None
+    examples: Tensor | None = None
 
     @property
     def loss(self) -> Tensor:
         """The regression loss, a scalar in the dtype of the target."""
-        regression = gradients.get_regression(self.interface.loss)
-        return self.weight * regression.value(ops.cast(self.prediction, self.target.dtype), self.target)
+        loss = gradients.regression(self.prediction, self.target, self.interface.loss, self.counts)
+        return ops.cast(self.factor, loss.dtype) * loss
 
     @property
     def signal(self) -> Tensor:
         """The gradient of the scaled regression loss by the prediction, in its shape and dtype."""
         return gradients.regression_gradient(
-            self.prediction, self.target, self.interface.loss, self.scale, self.weight
+            self.prediction, self.target, self.interface.loss, self.scale, self.factor, self.counts
         )
 
 
@@ -71,27 +81,43 @@ class Step:
         sparse: the step's `keras_sg.trainers.sparse.SparseUpdates`, or None where every synthesizer
             learns, or none does.
         observed: whether interfaces only predict, and let the true gradient pass.
+        weights: list of the `keras_sg.weights.OutputWeight` of the model's outputs; empty where all
+            examples count once.
+        reached: by the id of an interface, the indices of the outputs that it leads to; by default, to all.
 
     Attributes:
         gradients: list of `GradientPrediction`, in the order in which the interfaces were met.
         losses: list of `LossPrediction`, likewise.
     """
 
-    def __init__(self, labels: Nested = None, sparse: Any = None, observed: bool = False) -> None:
+    def __init__(
+        self,
+        labels: Nested = None,
+        sparse: Any = None,
+        observed: bool = False,
+        weights: Sequence[OutputWeight] = (),
+        reached: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
         self.labels = labels
+        self.weights, self._reached = weights, reached or {}
         self.sparse = sparse
         self.observed = observed
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
 
+    def weights_at(self, interface: Any) -> list[OutputWeight]:
+        """The weights of the outputs that an interface leads to."""
+        reached = self._reached.get(id(interface))
+        return [weight for i, weight in enumerate(self.weights) if reached is None or i in reached]
+
     def tap(self, tensor: Tensor) -> Tensor:
         """The tensor, so that the gradient that arrives at it can be read."""
         return tensor
 
-    def add_gradient(
-        self, interface: Any, h: Tensor, anchor: Tensor, synthetic: Tensor, weight: Tensor = 1.0
-    ) -> None:
-        self.gradients.append(GradientPrediction(interface, h, anchor, synthetic, weight))
+    def add_gradient(self, *prediction: Any) -> None:
+        """Take the fields of a `GradientPrediction`."""
+        self.gradients.append(GradientPrediction(*prediction))
 
-    def add_loss(self, interface: Any, value: Tensor) -> None:
-        self.losses.append(LossPrediction(interface, value))
+    def add_loss(self, *prediction: Any) -> None:
+        """Take the fields of a `LossPrediction`."""
+        self.losses.append(LossPrediction(*prediction))

@@ -70,6 +70,7 @@ def weights_of(model):
 
 
 def oracle_of(model, **options):
+    options.setdefault("knows_weights", isinstance(model, keras_sg.DecoupledModel))
     return Oracle(*weights_of(model), MODULE_RATE, SYNTHESIZER_RATE, **options)
 
 

@@ -17,6 +17,7 @@ class Oracle:
     weights: list of (kernel, bias), one a module; the last module is linear.
     synthesizers: list of (kernel, bias), one a hidden module; rows of the kernel beyond the
         module's width belong to the one-hot label.
+    knows_weights: whether interfaces know what weight an example has in the loss.
     """
 
     weights: list
@@ -26,16 +27,32 @@ class Oracle:
     mix: float = 1.0
     loss: str = "mse"
     update_period: int = 1
+    knows_weights: bool = True
     steps: int = 0
 
     def __post_init__(self):
         as_float64 = lambda pairs: [tuple(np.array(a, "float64") for a in pair) for pair in pairs]
         self.weights, self.synthesizers = as_float64(self.weights), as_float64(self.synthesizers)
 
-    def step(self, x, y, labels=None, sample_weight=None):
-        """Update all weights once; return [(prediction, target)] per interface, per example."""
-        batch = len(x)
-        share = np.ones(batch) if sample_weight is None else np.asarray(sample_weight, "float64")
+    def step(self, x, y, labels=None, sample_weight=None, mask=None):
+        """Update all weights once; return [(prediction, target)] per interface, per example.
+
+        Examples may be sequences, `(batch, steps, features)`, whose steps run through the network one by
+        one; then labels and weights are given for an example or for every step. Steps at which the mask,
+        `(batch, steps)`, is False are not there: neither in the loss nor at the interfaces.
+        """
+        batch, shape = len(x), x.shape[:-1]
+        spread = lambda a: np.broadcast_to(np.reshape(a, np.shape(a) + (1,) * (len(shape) - np.ndim(a))), shape)
+        weight = np.ones(shape) if sample_weight is None else spread(np.asarray(sample_weight, "float64"))
+        there = np.ones(shape) if mask is None else np.asarray(mask, "float64")
+        # The loss is the mean over what is there. Per example: times the size of the batch.
+        share = (weight * there * batch / there.sum()).reshape(-1, 1)
+        known = (there * weight if self.knows_weights else there).reshape(-1, 1)
+        counted = np.count_nonzero(known)
+        x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        if labels is not None:
+            each = labels if labels.ndim == len(shape) + 1 else np.expand_dims(labels, 1)
+            labels = np.broadcast_to(each, (*shape, labels.shape[-1])).reshape(len(x), -1)
 
         hidden = [np.asarray(x, "float64")]
         for kernel, bias in self.weights[:-1]:
@@ -44,10 +61,11 @@ class Oracle:
         output = hidden[-1] @ kernel + bias
 
         seen = [h if labels is None else np.concatenate([h, labels], axis=1) for h in hidden[1:]]
-        predicted = [s @ k + b for s, (k, b) in zip(seen, self.synthesizers)]
+        # Of an example that counts once, times what it counts.
+        predicted = [known * (s @ k + b) for s, (k, b) in zip(seen, self.synthesizers)]
 
         # Gradients per example: of share * mean over outputs of (output - y)^2.
-        signal = share[:, None] * 2 * (output - y) / y.shape[1]
+        signal = share * 2 * (output - y) / y.shape[1]
         module_steps = [self._gradients(hidden[-1], signal, batch)]
         pairs = []
         for i in reversed(range(len(self.synthesizers))):
@@ -58,7 +76,8 @@ class Oracle:
             module_steps.insert(0, self._gradients(hidden[i], signal, batch))
 
         synthesizer_steps = [
-            self._gradients(s, self._derivative(p, t), p.size) for s, (p, t) in zip(seen, pairs)
+            self._gradients(s, known * self._derivative(p, t), counted * p.shape[1])
+            for s, (p, t) in zip(seen, pairs)
         ]
         self.weights = self._descend(self.weights, module_steps, self.learning_rate)
         if self.steps % self.update_period == 0:

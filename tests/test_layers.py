@@ -188,18 +188,20 @@ class Values:
             hidden.append(np.tanh(hidden[-1] @ kernel + bias))
         kernel, bias = self.modules[-1]
         error = hidden[-1] @ kernel + bias - y
-        predicted = [(h @ k + b)[:, 0] for h, (k, b) in zip(hidden[1:], self.synthesizers)]
+        # Of an example that counts once, times what it counts.
+        predicted = [weight * (h @ k + b)[:, 0] for h, (k, b) in zip(hidden[1:], self.synthesizers)]
         targets = [predicted[1], weight * np.mean(error**2, axis=1)]
         # The last module takes the true gradient; the others descend the mean of their prediction.
-        signals = [np.ones((batch, 1)) @ k.T * (1 - h**2) for h, (k, _) in zip(hidden[1:], self.synthesizers)]
+        signals = [weight[:, None] @ k.T * (1 - h**2) for h, (k, _) in zip(hidden[1:], self.synthesizers)]
         signals.append(weight[:, None] * 2 * error / y.shape[1])
         self.modules = [
             (k - self.rate * h.T @ s / batch, b - self.rate * s.mean(0))
             for h, s, (k, b) in zip(hidden, signals, self.modules)
         ]
-        misses = [2 * (p - t)[:, None] for p, t in zip(predicted, targets)]
+        misses = [2 * (weight * (p - t))[:, None] for p, t in zip(predicted, targets)]
+        counted = np.count_nonzero(weight)
         self.synthesizers = [
-            (k - self.rate * h.T @ m / batch, b - self.rate * m.mean(0))
+            (k - self.rate * h.T @ m / counted, b - self.rate * m.sum(0) / counted)
             for h, m, (k, b) in zip(hidden[1:], misses, self.synthesizers)
         ]
         return predicted, targets
@@ -234,13 +236,14 @@ def check_synthetic_loss(options, weighted):
     oracle = Values(*map(as_pairs, found), 0.1)
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(16, 6)).astype("float32"), rng.normal(size=(16, 3)).astype("float32")
-    weight = np.linspace(0.5, 2, 16).astype("float32") if weighted else None
+    weight = np.linspace(0.5, 2, 16).astype("float32") * (np.arange(16) % 3 > 0) if weighted else None
     logs = model.fit(x, y, 8, epochs=4, shuffle=False, verbose=0, sample_weight=weight).history
     for _ in range(4):
         misses = []
         for at in (slice(8), slice(8, 16)):
             predicted, targets = oracle.step(x[at], y[at], weight[at] if weighted else np.ones(8))
-            misses += [np.mean((p - t) ** 2) for p, t in zip(predicted, targets)]
+            counts = weight[at] != 0 if weighted else slice(None)
+            misses += [np.mean((p - t)[counts] ** 2) for p, t in zip(predicted, targets)]
     for ours, theirs in zip(map(as_pairs, found), (oracle.modules, oracle.synthesizers)):
         for a, b in zip(ours, theirs):
             np.testing.assert_allclose(a[0], b[0], rtol=0, atol=1e-5)

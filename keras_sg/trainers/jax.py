@@ -50,7 +50,7 @@ class JaxTrainer(Mixin):
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, sparse = taught.batch_size(x), JaxSparseUpdates(self, state[2])
-        new_step = functools.partial(TappedStep, labels=self.labels_from(y), sparse=sparse)
+        new_step = functools.partial(TappedStep, **taught.given(self, y, sample_weight), sparse=sparse)
         step: Any = None
         lessons: list[Lesson] = []
 
@@ -65,7 +65,7 @@ class JaxTrainer(Mixin):
                 else:
                     loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
                 total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
-            predictions = [prediction.synthetic for prediction in step.gradients]
+            predictions = [(met.synthetic, met.weight) for met in step.gradients]
             return total, (self._values(scope), loss, y_pred, predictions, [lesson[1:] for lesson in lessons])
 
         taps = self._taps(state, x, new_step())
@@ -76,8 +76,8 @@ class JaxTrainer(Mixin):
         # What `descend` left behind belongs to the inside of the gradient; what it returned has left it.
         lessons = [Lesson(lesson.interface, *values) for lesson, values in zip(lessons, learned)]
         met = [
-            prediction._replace(synthetic=synthetic)
-            for prediction, synthetic in zip(step.gradients, predictions)
+            prediction._replace(synthetic=synthetic, weight=weight)
+            for prediction, (synthetic, weight) in zip(step.gradients, predictions)
         ]
         lessons += taught.gradient_lessons(met, list(zip(arrived[::2], arrived[1::2])))
         trainable, optimizer_values = sparse.apply(state[2], updates, state[0])
@@ -138,7 +138,7 @@ class JaxTrainer(Mixin):
     def _observe(
         self, state: State, x: Nested, y: Nested, sample_weight: Nested
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        options = {"labels": self.labels_from(y), "observed": True}
+        options = {**taught.given(self, y, sample_weight), "observed": True}
         step: Any = None
 
         def descend(taps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

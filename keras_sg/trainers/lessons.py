@@ -6,18 +6,36 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients
+from keras_sg import _keras, gradients, weights
 from keras_sg.step import GradientPrediction, Lesson, Step
 from keras_sg.types import Nested, Tensor
+from keras_sg.weights import Weight
+
+
+def given(model: keras.Model, y: Nested, sample_weight: Nested) -> dict[str, Any]:
+    """What a batch hands down to the interfaces, as arguments of `Step`: labels, and what counts."""
+    return {
+        "labels": model.labels_from(y),
+        "weights": weights.of_outputs(model, y, sample_weight),
+        "reached": model.outputs_of_interfaces,
+    }
 
 
 def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson]:
     """Every predicted loss is to be the next one, and the last the example's own loss."""
     targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     return [
-        Lesson(prediction.interface, prediction.value, target, 1.0, scale)
+        Lesson(prediction.interface, prediction.value, target, 1.0, scale, *_counting(prediction.weight, target))
         for prediction, target in zip(step.losses, targets)
     ]
+
+
+def _counting(weight: Weight | None, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Which elements of a target count, and how many examples; None for all."""
+    if weight is None:
+        return None, None
+    examples = weight.counting_examples
+    return weight.counts if len(target.shape) > 1 else examples, ops.sum(ops.cast(examples, "int32"))
 
 
 def gradient_lessons(
@@ -33,12 +51,15 @@ def gradient_lessons(
     lessons = []
     for prediction, (delta, scale) in zip(predictions, arrived):
         interface = prediction.interface
-        if prediction.weight is None:
+        if prediction.factor is None:
             continue
         if delta is not None:
             scale = ops.ones(()) if scale is None else scale
             target = gradients.per_example(delta, scale)
-            lessons.append(Lesson(interface, prediction.synthetic, target, prediction.weight, scale))
+            counting = _counting(prediction.weight, target)
+            lessons.append(
+                Lesson(interface, prediction.synthetic, target, prediction.factor, scale, *counting)
+            )
         elif interface.synthesizer.trainable_variables:
             raise ValueError(
                 f"No gradient arrives at interface {interface.name!r}: nothing behind it leads to a loss, so "

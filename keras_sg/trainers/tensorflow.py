@@ -55,7 +55,7 @@ class TensorFlowTrainer(Mixin):
         batch = taught.batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = TensorFlowSparseUpdates(self)
-        step = Step(labels=self.labels_from(y), sparse=sparse)
+        step = Step(**taught.given(self, y, sample_weight), sparse=sparse)
         kinds = [(interface.label, interface.name) for interface in self.interfaces if interface.label]
         checks = [_assert_known(step.labels, *kind) for kind in kinds]
 
@@ -74,7 +74,7 @@ class TensorFlowTrainer(Mixin):
                 regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]
                 total = self.optimizer.scale_loss(loss + sum(regressions) / replicas)
 
-            regressed = [prediction for prediction in step.gradients if prediction.weight is not None]
+            regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
             interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
             updates, arrived = tape.gradient(total, (self.trainable_variables, interfaces))
 
@@ -91,7 +91,7 @@ class TensorFlowTrainer(Mixin):
         return tf.function(self._observe, autograph=False, reduce_retracing=True)
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
-        step = Step(labels=self.labels_from(y), observed=True)
+        step = Step(**taught.given(self, y, sample_weight), observed=True)
         batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]

@@ -30,7 +30,7 @@ class TorchTrainer(Mixin):
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
-        step = TorchStep(labels=self.labels_from(y), sparse=sparse)
+        step = TorchStep(**taught.given(self, y, sample_weight), sparse=sparse)
         for kind in {interface.label for interface in self.interfaces if interface.label}:
             kind.check_values(step.labels)
 
@@ -41,7 +41,7 @@ class TorchTrainer(Mixin):
         else:
             loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
         total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
-        regressed = [prediction for prediction in step.gradients if prediction.weight is not None]
+        regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
         trained = [variable.value for variable in self.trainable_variables]
         interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
         updates, arrived = _gradients(total, (trained, interfaces))
@@ -69,7 +69,7 @@ class TorchTrainer(Mixin):
         return self._observe
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
-        step = TorchStep(labels=self.labels_from(y), observed=True)
+        step = TorchStep(**taught.given(self, y, sample_weight), observed=True)
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
         with keras.StatelessScope(values):
