@@ -10,8 +10,9 @@ from typing import Any
 import keras
 from keras.src import backend
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.trainers import compile_utils
 
-from keras_sg.types import Nested, Tensor, Variable
+from keras_sg.types import Nested, Shape, Tensor, Variable
 
 STEP = "decoupled_step"
 
@@ -73,7 +74,7 @@ def reductions(model: keras.Model) -> list[str | None]:
 
 
 def losses_of_outputs(model: keras.Model) -> list[tuple[Any, float]]:
-    """The loss that each output was compiled with, in their order, and what it is multiplied by; or (None, 0)."""
+    """By output, the loss that a model was compiled with, and what it is multiplied by; or (None, 0)."""
     compiled = model._compile_loss
     if compiled is None:
         # Where the model computes its loss itself, it may be of any output.
@@ -92,8 +93,8 @@ def by_output(model: keras.Model, parts: Nested, shared: bool = False) -> list[A
 
     Args:
         model: functional model.
-        parts: what `compile` or `fit` take for outputs: one for all, a list, a dictionary by the outputs' names
-            or by the keys of the model's own dictionary, or None.
+        parts: what `compile` or `fit` take for outputs: one for all, a list, a dictionary by the outputs'
+            names or by the keys of the model's own dictionary, or None.
         shared: whether one alone is for all outputs.
     """
     number = len(model.outputs)
@@ -110,6 +111,19 @@ def by_output(model: keras.Model, parts: Nested, shared: bool = False) -> list[A
     # Targets may be left out of outputs that have no loss.
     given = iter(parts)
     return [next(given, None) if share else None for _, share in losses_of_outputs(model)]
+
+
+def shape_of_values(loss: Any, y: Tensor, y_pred: Tensor) -> Shape:
+    """The shape of what a loss is before it is reduced, with None for the batch.
+
+    Args:
+        loss: what `compile` takes for an output: a Keras loss, its name, or a function.
+        y: targets, `(batch, ...)`.
+        y_pred: the output, `(batch, ...)`.
+    """
+    call = compile_utils.get_loss(loss, y, y_pred).call
+    specs = [keras.KerasTensor((None, *part.shape[1:]), keras.config.floatx()) for part in (y, y_pred)]
+    return tuple(backend.compute_output_spec(call, *specs).shape)
 
 
 def compute_loss(model: keras.Model, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested) -> Tensor:

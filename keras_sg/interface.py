@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, gradients, labels, synthesizers, weights
+from keras_sg.graph import is_graph
 from keras_sg.step import Step
 from keras_sg.types import Config, Nested, Shape, Tensor
 from keras_sg.version import __version__, check_readable
@@ -94,6 +95,8 @@ class Interface(keras.layers.Wrapper):
 
     def build(self, input_shape: Nested) -> None:
         shape = self._interface_shape(input_shape)
+        if self.label is not None:
+            self.label = self.label.at(weights.positions_of(shape, self._feature_axis))
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype_policy)
         try:
@@ -178,8 +181,8 @@ class Interface(keras.layers.Wrapper):
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
 
-    def _label_rows(self, step: Step | None, dtype: str) -> Tensor | None:
-        """The label as the synthesizer sees it, `(batch, size)`, or None."""
+    def _label_rows(self, step: Step | None, h: Tensor) -> Tensor | None:
+        """The label as the synthesizer sees it, `(batch, size)` or `(batch, ..., size)`, or None."""
         if self.label is None:
             return None
         if step is None:
@@ -189,11 +192,19 @@ class Interface(keras.layers.Wrapper):
                 "training. Build the model as keras_sg.DecoupledModel(inputs, outputs), or with "
                 "keras_sg.decouple(...), and train it with fit(). Received: a training call without labels."
             )
-        return self.label.rows(step.labels, dtype)
+        rows = self.label.rows(step.labels, h.dtype, step.ignored)
+        per_position = getattr(self.synthesizer, "per_position", not self._label_apart)
+        if len(rows.shape) > 2 and not per_position:
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} takes one label an example, and there is one "
+                "for each position. Give it the recipe keras_sg.synthesizers.Critic(per_position=True), or a "
+                f"synthesizer that sees labels as features. Received: labels of shape {step.labels.shape}."
+            )
+        return step.matching(rows, h, self.name, "labels")
 
     def _weight(self, h: Tensor, step: Step | None) -> Weight | None:
         """How much each position of the interface counts; None where all of it counts once."""
-        outputs = () if step is None else step.weights_at(self)
+        outputs = () if step is None else step.weights_at(self, h)
         return weights.at_interface(h, self._feature_axis, outputs, _keras.mask_of(h))
 
     def _predict(self, h: Tensor, rows: Tensor | None, weight: Weight | None, step: Step | None) -> Tensor:
@@ -204,17 +215,25 @@ class Interface(keras.layers.Wrapper):
             inputs = h
         else:
             inputs = [h, rows] if self._label_apart else labels.append(h, rows, self._feature_axis)
-        if weight is not None and self._masked:
+        if weight is not None and self._takes_mask:
             _keras.with_mask(h if self._label_apart and rows is not None else inputs, weight.mask(h))
         if self.update_period == 1 or step is None or step.sparse is None:
             return self.synthesizer(inputs, training=True)
         return step.sparse.predict(self, inputs)
 
     @functools.cached_property
-    def _masked(self) -> bool:
+    def _takes_mask(self) -> bool:
         """Whether the synthesizer can be told what counts, by a mask, for the statistics that it takes."""
         layers = [self.synthesizer, *_keras.sublayers(self.synthesizer)]
-        return self._feature_axis == -1 and all(layer.supports_masking for layer in layers)
+        graphs = [layer for layer in layers if is_graph(layer)]
+        inner = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
+        if self._feature_axis != -1 or not all(
+            layer.supports_masking for layer in inner if layer not in graphs
+        ):
+            return False
+        for graph in graphs:
+            graph.supports_masking = True  # as their layers do; Keras would warn
+        return True
 
     def _exchange(
         self, h: Tensor, synthetic: Tensor, factor: Tensor | None, weight: Weight | None, step: Step | None

@@ -7,7 +7,8 @@ label. A label is one of two kinds, each a small object with the same methods:
     Vector(size)           a vector of so many numbers: several bits (multi-hot), or a real-valued target
 
 Both become rows of features, `(batch, size)`, that stand behind the interface's own features, or
-as constant channel masks behind its channels.
+as constant channel masks behind its channels. At an interface with positions, `(batch, ..., features)`, there
+may be a label for each of them; rows are then `(batch, ..., size)`.
 
 References: Jaderberg et al. 2016, appendix A (one-hot labels for dense interfaces, channel masks
 for convolutional ones).
@@ -15,11 +16,17 @@ for convolutional ones).
 
 import abc
 import dataclasses
+import functools
 import numbers
+from typing import Self
 
+import keras
+import numpy as np
 from keras import ops
 
 from keras_sg.types import Nested, Shape, Tensor
+
+Ignored = tuple[int, ...]  # classes that stand for "no label"
 
 
 def kind(
@@ -51,17 +58,24 @@ def kind(
         )
     if num_classes is not None:
         return Classes(int(num_classes))
-    return None if label_size is None else Vector(int(label_size), unit, dtype)
+    return None if label_size is None else Vector(int(label_size), unit=unit, dtype=dtype)
 
 
+@dataclasses.dataclass(frozen=True)
 class Label(abc.ABC):
     """What both kinds share.
 
     Attributes:
         size: the number of features that a label becomes.
+        positions: lengths of the interface's axes between batch and features, None where not known.
     """
 
     size: int
+    positions: Shape = dataclasses.field(default=(), kw_only=True)
+
+    def at(self, positions: Shape) -> Self:
+        """The same kind at an interface with such positions."""
+        return dataclasses.replace(self, positions=tuple(positions))
 
     @property
     @abc.abstractmethod
@@ -74,16 +88,20 @@ class Label(abc.ABC):
         """What an error says of the values."""
 
     @abc.abstractmethod
-    def known(self, labels: Tensor) -> Tensor:
-        """Boolean tensor `(batch,)`: where labels are what they should be."""
+    def _wrong_with(self, shape: Shape) -> str:
+        """What is wrong with labels of a shape; nothing if nothing is."""
 
     @abc.abstractmethod
-    def _wrong_with(self, shape: Shape, dtype: str) -> str:
-        """What is wrong with labels of a shape and dtype; nothing if nothing is."""
+    def _known(self, labels: Tensor) -> Tensor:
+        """Boolean, as `known`; of labels of a shape that is right."""
 
     @abc.abstractmethod
     def _rows(self, labels: Tensor) -> Tensor:
-        """Labels as features, `(batch, size)`, in any dtype."""
+        """Labels as features, as `rows`, in any dtype."""
+
+    @abc.abstractmethod
+    def _ignored(self, labels: Tensor, ignored: Ignored) -> Tensor | bool:
+        """Boolean, as `known`: where labels say that there is none."""
 
     def check(self, labels: Nested) -> None:
         """Raise `ValueError` unless shape and dtype of `labels` are those of such labels."""
@@ -95,22 +113,38 @@ class Label(abc.ABC):
         shape, dtype = tuple(labels.shape), str(getattr(labels.dtype, "name", labels.dtype))
         dtype = dtype.removeprefix("torch.")
         wrong = "" if "str" not in dtype and dtype != "object" else "not numbers"
-        wrong = wrong or self._wrong_with(shape, dtype)
+        wrong = wrong or self._wrong_with(shape)
         if wrong:
             raise ValueError(f"{self.expected} Received: labels of shape {shape} and dtype {dtype}; {wrong}.")
 
-    def check_values(self, labels: Nested) -> None:
+    def check_values(self, labels: Nested, ignored: Ignored = ()) -> None:
         """Raise `ValueError` unless all of an array's labels are `known`, too."""
         self.check(labels)
-        if not ops.convert_to_numpy(self.known(labels)).all():
-            values = ops.convert_to_numpy(labels)
-            raise ValueError(f"{self.allowed} Received: labels from {values.min()} to {values.max()}.")
+        values = ops.convert_to_numpy(labels)
+        known = np.ravel(ops.convert_to_numpy(self.known(_narrow(values), ignored)))
+        if not known.all():
+            raise ValueError(f"{self.allowed} Received: {self._received(values, ~known)}.")
 
-    def rows(self, labels: Nested, dtype: str) -> Tensor:
-        """Labels as features, `(batch, size)`.
+    def _received(self, values: np.ndarray, wrong: np.ndarray) -> str:
+        """What an error says of labels of which some, `(number,)` or flat over positions, are wrong."""
+        first = values.reshape(wrong.size, -1)[wrong][0]
+        return f"labels from {values.min()} to {values.max()}, {wrong.sum()} of them wrong, as {first}"
 
-        A label that is not `known` becomes NaN: nothing is learned from it unnoticed, even where
-        an assertion cannot be compiled (XLA).
+    def known(self, labels: Tensor, ignored: Ignored = ()) -> Tensor:
+        """Boolean tensor, `(batch,)`, or `(batch, ...)` for labels per position: where they are right.
+
+        Args:
+            labels: of a shape that `check` lets pass.
+            ignored: classes that stand for "no label", as `ignore_class` of Keras's losses does.
+        """
+        labels = ops.convert_to_tensor(labels)
+        return ops.logical_or(self._known(labels), self._ignored(labels, ignored))
+
+    def rows(self, labels: Nested, dtype: str, ignored: Ignored = ()) -> Tensor:
+        """Labels as features, `(batch, size)` or `(batch, ..., size)` for labels per position.
+
+        Of an ignored label, zeros. A label that is not `known` becomes NaN: nothing is learned from it
+        unnoticed, even where an assertion cannot be compiled (XLA).
 
         Raises:
             ValueError: see `check`.
@@ -118,25 +152,28 @@ class Label(abc.ABC):
         self.check(labels)
         labels = ops.convert_to_tensor(labels)
         rows = ops.cast(self._rows(labels), dtype)
-        fine = ops.reshape(self.known(labels), (-1, 1))
-        return ops.where(fine, rows, ops.full_like(rows, float("nan")))
+        otherwise = ops.full_like(rows, float("nan"))
+        if ignored:
+            none = ops.expand_dims(self._ignored(labels, ignored), -1)
+            otherwise = ops.where(none, ops.zeros_like(rows), otherwise)
+        return ops.where(ops.expand_dims(self._known(labels), -1), rows, otherwise)
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes(Label):
     """One of `size` classes.
 
-    Indices, integers of shape `(batch,)` or `(batch, 1)`; or rows `(batch, size)` that sum to one:
-    one-hot, of any numeric dtype, or soft.
+    Indices, whole numbers of shape `(batch,)` or `(batch, 1)`; or rows `(batch, size)` that sum to one:
+    one-hot, of any numeric dtype, or soft. Per position, indices `(batch, ...)` or `(batch, ..., 1)`, or rows
+    `(batch, ..., size)`.
     """
-
-    size: int
 
     @property
     def expected(self) -> str:
         return (
             "A conditional interface needs class labels: integers of shape (batch,) or (batch, 1), or "
-            f"one-hot rows of shape (batch, num_classes) with num_classes={self.size}."
+            f"one-hot rows of shape (batch, num_classes) with num_classes={self.size}"
+            f"{_or_per_position(self.positions, '', ', num_classes')}."
         )
 
     @property
@@ -146,41 +183,71 @@ class Classes(Label):
             "rows that sum to one. For rows with several ones, or other numbers, pass label_size instead."
         )
 
-    def _wrong_with(self, shape: Shape, dtype: str) -> str:
-        if not 1 <= len(shape) <= 2:
+    def _wrong_with(self, shape: Shape) -> str:
+        if self._are_indices(shape) is not None:
+            return ""
+        if not 1 <= len(shape) <= 2 + len(self.positions):
             return "of another rank"
-        if _is_index(shape):
-            return "cast class indices to an integer dtype" if "float" in dtype else ""
-        return "" if shape[1] in (None, self.size) else f"that is one-hot of width {shape[1]}"
+        if len(shape) == 2:
+            return f"rows of {shape[1]} numbers, where there are {self.size} classes"
+        return "of other positions"
 
-    def known(self, labels: Tensor) -> Tensor:
-        """Boolean tensor `(batch,)`: where labels are what they should be."""
-        labels = ops.convert_to_tensor(labels)
-        if _is_index(labels.shape):
-            labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
-            return ops.logical_and(labels >= 0, labels < self.size)
-        labels = ops.cast(labels, "float32")
-        return ops.logical_and(
-            ops.all(labels >= 0, axis=1), ops.absolute(ops.sum(labels, axis=1) - 1.0) < 1e-2
-        )
+    def _received(self, values: np.ndarray, wrong: np.ndarray) -> str:
+        if self._are_indices(values.shape):
+            return super()._received(values, wrong)
+        row = values.reshape(wrong.size, -1)[wrong][0]
+        hint = ""
+        if values.shape[1:] == self.positions:
+            hint = f" (indices per position have the shape (batch, {self.positions[0]}, 1) here)"
+        return f"{wrong.sum()} rows that are not, as {row}, which sums to {row.sum()}{hint}"
+
+    def _are_indices(self, shape: Shape) -> bool | None:
+        """Whether labels of a shape are indices, rather than rows; None where they are neither."""
+        if len(shape) == 1 or shape[1:] == (1,):
+            return True
+        if shape[1:] == (self.size,):
+            return False
+        if self.positions and _fits(shape[1:], self.positions):
+            return True
+        if self.positions and _fits(shape[1:-1], self.positions) and shape[-1] in (1, self.size, None):
+            return shape[-1] == 1
+        return False if shape[1:] == (None,) else None
+
+    def _index(self, labels: Tensor) -> Tensor:
+        if labels.shape[-1] == 1 and len(labels.shape) != 1 + len(self.positions):
+            return ops.squeeze(labels, axis=-1)
+        return ops.reshape(labels, (-1,)) if labels.shape[1:] == (1,) else labels
+
+    def _known(self, labels: Tensor) -> Tensor:
+        if self._are_indices(tuple(labels.shape)):
+            index = self._index(labels)
+            index = ops.cast(index, "int32") if "bool" in str(index.dtype) else index
+            fine = ops.logical_and(index >= 0, index < self.size)
+            return ops.logical_and(fine, ops.equal(index, ops.floor(index))) if _is_float(index) else fine
+        rows = ops.cast(labels, "float32")
+        return ops.logical_and(ops.all(rows >= 0, axis=-1), ops.absolute(ops.sum(rows, axis=-1) - 1.0) < 1e-2)
+
+    def _ignored(self, labels: Tensor, ignored: Ignored) -> Tensor | bool:
+        if not ignored or not self._are_indices(tuple(labels.shape)):
+            return ops.zeros_like(self._known(labels))
+        index = ops.cast(self._index(labels), "float32")
+        return functools.reduce(ops.logical_or, [ops.equal(index, float(number)) for number in ignored])
 
     def _rows(self, labels: Tensor) -> Tensor:
-        if _is_index(labels.shape):
-            index = ops.cast(ops.reshape(labels, (-1,)), "int32")
-            # On PyTorch, one out of range would be an error in the middle of a step.
-            return ops.one_hot(ops.clip(index, 0, self.size - 1), self.size)
-        return labels
+        if not self._are_indices(tuple(labels.shape)):
+            return labels
+        # On PyTorch, one out of range would be an error in the middle of a step.
+        return ops.one_hot(ops.cast(ops.clip(self._index(labels), 0, self.size - 1), "int32"), self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Vector(Label):
     """A vector of `size` numbers, `(batch, size)`, of any numeric dtype; `(batch,)` where `size` is 1.
 
-    They must be finite in `dtype`, the one that they are computed with. Where `unit`, they must lie in
-    [0, 1], as bits and probabilities do.
+    Per position, `(batch, ..., size)`. They must be finite in `dtype`, the one that they are computed with.
+    Where `unit`, they must lie in [0, 1], as bits and probabilities do.
     """
 
-    size: int
     unit: bool = False
     dtype: str = "float32"
 
@@ -188,7 +255,8 @@ class Vector(Label):
     def expected(self) -> str:
         return (
             "A conditional interface needs label vectors: numbers of shape (batch, label_size) with "
-            f"label_size={self.size}. For class indices, pass num_classes instead."
+            f"label_size={self.size}{_or_per_position(self.positions, ', label_size')}. For class indices, "
+            "pass num_classes instead."
         )
 
     @property
@@ -196,39 +264,65 @@ class Vector(Label):
         limits = " from 0 to 1" if self.unit else ""
         return f"Label vectors must hold numbers{limits} that are finite in {self.dtype}."
 
-    def _wrong_with(self, shape: Shape, dtype: str) -> str:
-        if shape[1:] in ((self.size,), (None,)) or (len(shape) == 1 and self.size == 1):
+    def _wrong_with(self, shape: Shape) -> str:
+        per_position = bool(self.positions) and _fits(shape[1:-1], self.positions)
+        if (len(shape) == 2 or per_position) and shape[-1] in (self.size, None):
             return ""
-        return "a class index?" if len(shape) == 1 or shape[1:] == (1,) else "of another shape"
+        if len(shape) == 1:
+            return "" if self.size == 1 else "a class index?"
+        return "a class index?" if shape[1:] == (1,) else "of another shape"
 
-    def known(self, labels: Tensor) -> Tensor:
-        """Boolean tensor `(batch,)`: where labels are what they should be."""
-        labels = ops.cast(ops.convert_to_tensor(labels), self.dtype)
+    def _known(self, labels: Tensor) -> Tensor:
+        labels = ops.cast(labels, self.dtype)
         fine = ops.isfinite(labels)
         if self.unit:
             fine = ops.logical_and(fine, ops.logical_and(labels >= 0.0, labels <= 1.0))
-        return ops.all(self._rows(fine), axis=1)
+        return ops.all(self._rows(fine), axis=-1)
+
+    def _ignored(self, labels: Tensor, ignored: Ignored) -> Tensor | bool:
+        return ops.zeros_like(self._known(labels))
 
     def _rows(self, labels: Tensor) -> Tensor:
-        return ops.reshape(labels, (ops.shape(labels)[0], self.size))
+        return labels if len(labels.shape) > 1 else ops.reshape(labels, (-1, self.size))
 
 
-def _is_index(shape: Shape) -> bool:
-    """Whether labels of a shape are class indices, `(batch,)` or `(batch, 1)`, rather than rows."""
-    return len(shape) == 1 or shape[-1] == 1
+def _is_float(tensor: Tensor) -> bool:
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """Integers that fit into 32 bits, where JAX would let larger ones wrap around."""
+    wide = values.dtype.kind in "iu" and values.dtype.itemsize > 4
+    return np.clip(values, -(2**31), 2**31 - 1) if wide else values
+
+
+def _fits(given: Shape, positions: Shape) -> bool:
+    return len(given) == len(positions) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(given, positions)
+    )
+
+
+def _or_per_position(positions: Shape, *ends: str) -> str:
+    """What an error says of labels per position, at an interface that has some."""
+    if not positions:
+        return ""
+    shape = ", ".join("steps" if n is None else str(n) for n in positions)
+    return "; or a label for each position, of shape " + " or ".join(f"(batch, {shape}{end})" for end in ends)
 
 
 def append(h: Tensor, rows: Tensor, axis: int = -1) -> Tensor:
-    """Concatenate rows behind the features of `h`, the same at every position.
+    """Concatenate rows behind the features of `h`, the same at every position or one for each.
 
     Args:
         h: interface of shape `(batch, ..., features)`, or `(batch, features, ...)` with `axis=1`.
-        rows: shape `(batch, size)`, dtype of `h`.
+        rows: shape `(batch, size)`, or `(batch, ..., size)` for each position; dtype of `h`.
         axis: the axis of the features, -1 or 1.
 
     Returns:
         Tensor of the shape of `h`, with `size` more features.
     """
+    if len(rows.shape) == len(h.shape) and len(h.shape) > 2:
+        return ops.concatenate([h, ops.moveaxis(rows, -1, axis)], axis=axis)
     middle = (1,) * (len(h.shape) - 2)
     last = axis == -1 or axis == len(h.shape) - 1
     rows = ops.reshape(rows, (-1, *middle, rows.shape[-1]) if last else (-1, rows.shape[-1], *middle))

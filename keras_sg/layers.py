@@ -130,7 +130,7 @@ class SyntheticGradient(Interface):
         h = self.layer(inputs, *args, **kwargs)
         if not training:
             return h
-        rows = self._label_rows(decoupled_step, h.dtype)
+        rows = self._label_rows(decoupled_step, h)
         if decoupled_step is None and self.update_period > 1:
             raise ValueError(
                 f"The synthesizer of interface {self.name!r} learns in one of {self.update_period} steps "
@@ -255,7 +255,7 @@ class SyntheticLoss(Interface):
                 "as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train "
                 "it with fit(). Received: a training call without a training step."
             )
-        rows = self._label_rows(decoupled_step, h.dtype)
+        rows = self._label_rows(decoupled_step, h)
         weight = self._weight(h, decoupled_step)
         value, synthetic = nested.value_and_gradient(
             lambda h: _flat(self._predict(h, rows, weight, decoupled_step)),

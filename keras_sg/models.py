@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras
+from keras_sg import _keras, weights
 from keras_sg.graph import is_graph, layers_behind
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
@@ -118,7 +118,9 @@ class DecoupledModel(Trainer, keras.Model):
             for lesson in own:
                 if len(lesson.target.shape) > 1:
                     met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
-                    values.append(("sg_cosine", ops.cast(ops.mean(met), keras.config.floatx()), lesson.examples))
+                    values.append(
+                        ("sg_cosine", ops.cast(ops.mean(met), keras.config.floatx()), lesson.examples)
+                    )
             for key, value, examples in values:
                 weighted = self._where_it_counts(value, batch if examples is None else examples)
                 for name in (key, f"{self.key_of(interface)}_{key}"):
@@ -170,7 +172,10 @@ class DecoupledModel(Trainer, keras.Model):
         if kinds and y is not None:
             found = self.labels_from(y)
             for kind in kinds:
-                (kind.check_values if hasattr(found, "dtype") else kind.check)(found)
+                if hasattr(found, "dtype"):
+                    kind.check_values(found, weights.ignored(self))
+                else:
+                    kind.check(found)
         return super().fit(x, y, *args, **kwargs)
 
     def interface_gradients(

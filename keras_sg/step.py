@@ -81,6 +81,7 @@ class Step:
         sparse: the step's `keras_sg.trainers.sparse.SparseUpdates`, or None where every synthesizer
             learns, or none does.
         observed: whether interfaces only predict, and let the true gradient pass.
+        ignored: classes among the labels that stand for "no label".
         weights: list of the `keras_sg.weights.OutputWeight` of the model's outputs; empty where all
             examples count once.
         reached: by the id of an interface, the indices of the outputs that it leads to; by default, to all.
@@ -95,20 +96,42 @@ class Step:
         labels: Nested = None,
         sparse: Any = None,
         observed: bool = False,
+        ignored: tuple[int, ...] = (),
         weights: Sequence[OutputWeight] = (),
         reached: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
-        self.labels = labels
+        self.labels, self.ignored = labels, ignored
         self.weights, self._reached = weights, reached or {}
         self.sparse = sparse
         self.observed = observed
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
 
-    def weights_at(self, interface: Any) -> list[OutputWeight]:
-        """The weights of the outputs that an interface leads to."""
+    def weights_at(self, interface: Any, h: Tensor) -> list[OutputWeight]:
+        """The weights of the outputs that an interface leads to, each a row for an example of `h`."""
         reached = self._reached.get(id(interface))
-        return [weight for i, weight in enumerate(self.weights) if reached is None or i in reached]
+        found = [weight for i, weight in enumerate(self.weights) if reached is None or i in reached]
+        return [
+            weight._replace(value=self.matching(weight.value, h, interface.name, "sample weights"))
+            for weight in found
+        ]
+
+    def matching(self, given: Tensor | None, h: Tensor, name: str, what: str) -> Tensor | None:
+        """What is given for the examples of a batch, if an interface has as many.
+
+        Args:
+            given: tensor, `(batch, ...)`, or None.
+            h: the interface, or what is predicted there, `(batch, ...)`.
+            name: the interface's name.
+            what: what is given, for the error.
+
+        Raises:
+            ValueError: the batch of one is longer than the other's.
+        """
+        counts = (None, None) if given is None else (given.shape[0], h.shape[0])
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(f"{folded(name, what)} Received: {counts[0]} {what} for {counts[1]} examples.")
+        return given
 
     def tap(self, tensor: Tensor) -> Tensor:
         """The tensor, so that the gradient that arrives at it can be read."""
@@ -121,3 +144,12 @@ class Step:
     def add_loss(self, *prediction: Any) -> None:
         """Take the fields of a `LossPrediction`."""
         self.losses.append(LossPrediction(*prediction))
+
+
+def folded(name: str, what: str) -> str:
+    """What an error says where a batch changed its length below an interface."""
+    return (
+        f"The batch was folded, repeated or cut below interface {name!r}, so nobody knows which of the "
+        f"{what} belongs to which example there. Fold behind the interface, or give it the unfolded tensor "
+        "(the synthesizers 'linear' and 'mlp' act on the last axis of any shape)."
+    )

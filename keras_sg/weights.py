@@ -52,7 +52,9 @@ class Weight(NamedTuple):
         """How many elements of the interface count for an example that does, in the mean; a scalar."""
         dtype = self.value.dtype
         examples = ops.sum(ops.cast(self.counting_examples, dtype))
-        return ops.divide_no_nan(ops.sum(ops.cast(ops.broadcast_to(self.counts, ops.shape(h)), dtype)), examples)
+        return ops.divide_no_nan(
+            ops.sum(ops.cast(ops.broadcast_to(self.counts, ops.shape(h)), dtype)), examples
+        )
 
     def times(self, prediction: Tensor) -> Tensor:
         """A prediction per position, or per example, multiplied; zero where nothing counts."""
@@ -110,9 +112,24 @@ def _of_output(shape: Shape, loss: Any, target: Tensor | None, given: Tensor | N
 
 def _trimmed(value: Tensor, output: Shape) -> Tensor:
     """Numbers per example, `(batch,)`, or per position of an output, `(batch, ...)`."""
-    while len(value.shape) > 1 and value.shape[-1] == 1 and (len(value.shape) == 2 or len(value.shape) >= len(output)):
+    while (
+        len(value.shape) > 1
+        and value.shape[-1] == 1
+        and (len(value.shape) == 2 or len(value.shape) >= len(output))
+    ):
         value = ops.squeeze(value, axis=-1)
     return value
+
+
+def positions_of(shape: Shape, axis: int) -> Shape:
+    """The lengths of an interface's axes but the batch and the features, which are at `axis`."""
+    return tuple(length for i, length in enumerate(shape) if i not in (0, axis % len(shape)))
+
+
+def ignored(model: keras.Model) -> tuple[int, ...]:
+    """The classes that the losses of a compiled model leave out."""
+    found = [getattr(loss, "ignore_class", None) for loss, _ in _keras.losses_of_outputs(model)]
+    return tuple(sorted({number for number in found if number is not None}))
 
 
 def at_interface(
@@ -129,8 +146,7 @@ def at_interface(
         outputs: the weights of the outputs that it leads to.
         mask: boolean, `(batch, ...)`: which positions of `h` are there at all; or None.
     """
-    axis %= len(h.shape)
-    positions = tuple(h.shape[i] for i in range(1, len(h.shape)) if i != axis)
+    positions = positions_of(h.shape, axis)
     dtype = keras.backend.result_type(h.dtype, "float32")
     value = _mean_of_outputs([(_fitted(w.value, positions), w.share) for w in outputs], dtype)
     if value is None and mask is None:
@@ -150,7 +166,11 @@ def _fitted(value: Tensor | None, positions: Shape) -> Tensor | None:
     if value is None:
         return None
     given = tuple(value.shape[1:])
-    if given and len(given) == len(positions) and all(None in p or p[0] == p[1] for p in zip(given, positions)):
+    if (
+        given
+        and len(given) == len(positions)
+        and all(None in p or p[0] == p[1] for p in zip(given, positions))
+    ):
         return value
     per_example = ops.mean(ops.reshape(value, (ops.shape(value)[0], -1)), axis=1) if given else value
     return ops.reshape(per_example, (-1, *(1,) * len(positions)))

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_sg.labels import Label
+from keras_sg.synthesizers.masks import ZeroMasked
 from keras_sg.synthesizers.recipe import Synthesizer, check_count, check_widths, feature_axis
 from keras_sg.types import Config, Shape
 
@@ -117,8 +118,8 @@ class Conv(Synthesizer):
         channels = shape[self.axis]
         widths = [self.filters or channels] * self.depth
         read_out = convolution(channels, kernel_initializer="zeros", bias_initializer="zeros")
-        hidden = body(convolution, widths, self.batch_normalization, self.axis)
-        return keras.Sequential([*hidden, read_out], name="conv")
+        hidden = body(convolution, widths, self.batch_normalization, self.axis, convolutional=True)
+        return keras.Sequential([*hidden, ZeroMasked(), read_out], name="conv")
 
     def get_config(self) -> Config:
         names = ("depth", "filters", "kernel_size", "batch_normalization", "data_format")
@@ -148,18 +149,26 @@ def convolution_for(shape: Shape, kernel_size: int, data_format: str) -> MakeLay
         )
 
     def convolution(filters: int, **options: Any) -> keras.Layer:
-        return convolutions[len(shape)](
+        layer = convolutions[len(shape)](
             filters, kernel_size, padding="same", data_format=data_format, **options
         )
+        layer.supports_masking = True  # its output has the positions of its input
+        return layer
 
     return convolution
 
 
 def body(
-    layer: MakeLayer, widths: Sequence[int], batch_normalization: bool, axis: int = -1
+    layer: MakeLayer,
+    widths: Sequence[int],
+    batch_normalization: bool,
+    axis: int = -1,
+    convolutional: bool = False,
 ) -> Iterator[keras.Layer]:
     """Hidden layers `layer(width)`, each followed by BatchNormalization (if wanted) and ReLU."""
     for width in widths:
+        if convolutional:
+            yield ZeroMasked()
         yield layer(width)
         if batch_normalization:
             yield keras.layers.BatchNormalization(axis=axis)

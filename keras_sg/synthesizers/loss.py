@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_sg import labels
 from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
+from keras_sg.synthesizers.masks import MaskedFlatten, MaskedMean, mean_of_counting
 from keras_sg.synthesizers.recipe import (
     Synthesizer,
     check_count,
@@ -16,7 +17,7 @@ from keras_sg.synthesizers.recipe import (
     feature_axis,
     serialize,
 )
-from keras_sg.types import Config, Shape, Tensor
+from keras_sg.types import Config, Nested, Shape, Tensor
 
 CRITIC_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "categorical_crossentropy": lambda label, logits: -ops.sum(label * ops.log_softmax(logits), axis=-1),
@@ -46,11 +47,11 @@ class Value(MLP):
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
-class _SquareMean(keras.layers.Layer):
+class _SquareMean(MaskedMean):
     """`(batch, ..., 1)` to `(batch,)`: square, then mean over all axes but the first."""
 
-    def call(self, inputs: Tensor) -> Tensor:
-        return ops.mean(ops.square(inputs), axis=tuple(range(1, len(inputs.shape))))
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        return ops.squeeze(super().call(ops.square(inputs), mask), axis=-1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[:1]
@@ -77,6 +78,9 @@ class Critic(Synthesizer):
             `"mse"` (for real-valued label vectors; mean over the numbers).
         data_format: `"channels_last"` or `"channels_first"`; by default
             `keras.config.image_data_format()`.
+        per_position: whether it predicts a label for each position of the interface, `(batch, ..., features)`
+            with features last, rather than one an example; its loss is the mean over the positions that
+            count.
 
     Raises:
         ValueError: an argument is not as described; or, when an interface is built with it, that
@@ -103,6 +107,7 @@ class Critic(Synthesizer):
         batch_normalization: bool = True,
         loss: str | None = None,
         data_format: str | None = None,
+        per_position: bool = False,
     ) -> None:
         if loss is not None and (not isinstance(loss, str) or loss not in CRITIC_LOSSES):
             raise ValueError(
@@ -116,6 +121,12 @@ class Critic(Synthesizer):
         self.data_format = check_data_format(data_format)
         self.axis = feature_axis(self.data_format)
         self.unit_labels = loss != "mse"
+        self.per_position = per_position
+        if per_position and self.axis != -1:
+            raise ValueError(
+                "A critic that predicts a label for each position needs the features last. Received: "
+                f"per_position={per_position!r} with data_format={self.data_format!r}."
+            )
 
     def __call__(self, shape: Shape, label: labels.Label | None = None) -> keras.Layer:
         if label is None:
@@ -136,24 +147,32 @@ class Critic(Synthesizer):
             layers += body(keras.layers.Dense, self.widths, self.batch_normalization)
         else:
             convolution = convolution_for(shape, self.kernel_size, self.data_format)
-            layers += body(convolution, self.widths, self.batch_normalization, self.axis)
-            layers.append(_Mean(self.axis) if None in shape[1:] else keras.layers.Flatten())
-        return CriticLayer(keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body"), loss)
+            layers += body(convolution, self.widths, self.batch_normalization, self.axis, convolutional=True)
+            if not self.per_position:
+                layers.append(_Mean(self.axis) if None in shape[1:] else MaskedFlatten())
+        body_of_it = keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body")
+        return CriticLayer(body_of_it, loss, self.per_position)
 
     def get_config(self) -> Config:
-        names = ("widths", "kernel_size", "batch_normalization", "loss", "data_format")
+        names = ("widths", "kernel_size", "batch_normalization", "loss", "data_format", "per_position")
         return {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
 class CriticLayer(keras.layers.Layer):
-    """`[h, label]` to the loss per example, `(batch,)`, of the label that its body predicts from `h`."""
+    """`[h, label]` to the loss per example, `(batch,)`, of the label that its body predicts from `h`.
+
+    Where `per_position`, of the labels that it predicts for the positions of `h`: the mean of their losses.
+    """
 
     label_apart = True
 
-    def __init__(self, body: keras.Layer, loss: str, name: str = "critic", **kwargs: Any) -> None:
+    def __init__(
+        self, body: keras.Layer, loss: str, per_position: bool = False, name: str = "critic", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
-        self.body, self.loss = body, loss
+        self.body, self.loss, self.per_position = body, loss, per_position
+        self.supports_masking = True
 
     @property
     def unit_labels(self) -> bool:
@@ -162,17 +181,24 @@ class CriticLayer(keras.layers.Layer):
     def build(self, input_shape: list[Shape]) -> None:
         self.body.build(input_shape[0])
 
-    def call(self, inputs: list[Tensor]) -> Tensor:
+    def call(self, inputs: list[Tensor], mask: Nested = None) -> Tensor:
         h, label = inputs
         predicted = self.body(h)
+        if len(label.shape) < len(predicted.shape):  # one label for all positions
+            label = ops.reshape(label, (-1, *(1,) * (len(predicted.shape) - 2), label.shape[-1]))
         wide = keras.backend.result_type(predicted.dtype, "float32")
-        return CRITIC_LOSSES[self.loss](ops.cast(label, wide), ops.cast(predicted, wide))
+        losses = CRITIC_LOSSES[self.loss](ops.cast(label, wide), ops.cast(predicted, wide))
+        return mean_of_counting(losses[..., None], None if mask is None else mask[0])[..., 0]
+
+    def compute_mask(self, inputs: list[Tensor], previous_mask: Nested) -> None:
+        """Nothing: a loss per example has no positions."""
 
     def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
         return input_shape[0][:1]
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "body": serialize(self.body), "loss": self.loss}
+        own = {"body": serialize(self.body), "loss": self.loss, "per_position": self.per_position}
+        return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -180,19 +206,5 @@ class CriticLayer(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
-class _Mean(keras.layers.Layer):
-    """Mean over all axes but the batch and the features."""
-
-    def __init__(self, axis: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.axis = axis
-
-    def call(self, inputs: Tensor) -> Tensor:
-        axes = set(range(1, len(inputs.shape))) - {self.axis % len(inputs.shape)}
-        return ops.mean(inputs, axis=sorted(axes))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (input_shape[0], input_shape[self.axis])
-
-    def get_config(self) -> Config:
-        return {**super().get_config(), "axis": self.axis}
+class _Mean(MaskedMean):
+    """Mean over all axes but the batch and the features; the name that it has in files."""

@@ -50,13 +50,14 @@ class JaxTrainer(Mixin):
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, sparse = taught.batch_size(x), JaxSparseUpdates(self, state[2])
-        new_step = functools.partial(TappedStep, **taught.given(self, y, sample_weight), sparse=sparse)
+        options: dict[str, Any] = {**taught.given(self, y, sample_weight), "sparse": sparse}
+        new_step = functools.partial(TappedStep, **options)
         step: Any = None
         lessons: list[Lesson] = []
 
         def descend(trainable: list[Tensor], taps: list[Tensor]) -> tuple[Tensor, Any]:
             nonlocal step, lessons
-            step = new_step(taps)
+            step = new_step(taps=taps)
             with self._scope((trainable, *state[1:])) as scope:
                 y_pred = self(x, training=True, decoupled_step=step)
                 if step.losses:
@@ -120,7 +121,7 @@ class JaxTrainer(Mixin):
             with keras.StatelessScope(values):
                 return _keras.compute_loss(self, x, y, y_pred, weights)
 
-        weights = taught.weights_of_examples(self, sample_weight, y_pred)
+        weights = taught.weights_of_examples(self, y, sample_weight, y_pred)
         flat, derivatives = (keras.tree.flatten(part) for part in (weights, jax.grad(loss_of)(weights)))
         loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
         return loss, taught.shares_of_examples(self, flat, derivatives, batch)

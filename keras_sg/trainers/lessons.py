@@ -16,6 +16,7 @@ def given(model: keras.Model, y: Nested, sample_weight: Nested) -> dict[str, Any
     """What a batch hands down to the interfaces, as arguments of `Step`: labels, and what counts."""
     return {
         "labels": model.labels_from(y),
+        "ignored": weights.ignored(model),
         "weights": weights.of_outputs(model, y, sample_weight),
         "reached": model.outputs_of_interfaces,
     }
@@ -25,7 +26,9 @@ def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson
     """Every predicted loss is to be the next one, and the last the example's own loss."""
     targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     return [
-        Lesson(prediction.interface, prediction.value, target, 1.0, scale, *_counting(prediction.weight, target))
+        Lesson(
+            prediction.interface, prediction.value, target, 1.0, scale, *_counting(prediction.weight, target)
+        )
         for prediction, target in zip(step.losses, targets)
     ]
 
@@ -69,35 +72,54 @@ def gradient_lessons(
     return lessons
 
 
-def weights_of_examples(model: keras.Model, sample_weight: Nested, y_pred: Nested) -> Nested:
+def weights_of_examples(model: keras.Model, y: Nested, sample_weight: Nested, y_pred: Nested) -> Nested:
     """Sample weights by which the loss of each example can be found, see `shares_of_examples`.
 
     Args:
         model: the compiled model.
+        y: targets, as `fit` received them.
         sample_weight: sample weights as `fit` received them, or None.
         y_pred: the model's outputs.
 
     Returns:
         The sample weights as floats; ones, in a shape that Keras applies to whole examples, for None.
+
+    Raises:
+        ValueError: a loss of the model has no loss per example, or is not their mean.
     """
-    if "mean_with_sample_weight" in _keras.reductions(model):
-        raise ValueError(
-            f"The synthetic losses of {model.name!r} learn from the loss of each example, which a loss "
-            "that is divided by the sum of the sample weights does not have. Use the reduction "
-            "'sum_over_batch_size'. Received: a loss with reduction='mean_with_sample_weight'."
-        )
+    losses = [loss for loss, _ in _keras.losses_of_outputs(model)]
+    for loss in losses:
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("mean", "sum_over_batch_size"):
+            raise ValueError(
+                f"The synthetic losses of {model.name!r} learn from the loss of each example, which the "
+                "training loss must be the mean of; a sum, or one that is divided by the sum of the sample "
+                "weights, is not. Use the reduction 'sum_over_batch_size'. "
+                f"Received: a loss with reduction={reduction!r} ({loss.name})."
+            )
 
-    def weights_of(output: Tensor, given: Tensor | None = None) -> Tensor:
-        if given is not None:
-            return ops.cast(given, keras.config.floatx())
-        # Keras fits (batch, 1) to losses of shape (batch,) as well as (batch, positions).
-        flat = ops.reshape(output, (ops.shape(output)[0], -1))[:, :1]
-        return ops.ones_like(output[..., 0] if len(output.shape) > 3 else flat, dtype=keras.config.floatx())
-
+    flat = keras.tree.flatten(y_pred)
+    ones = [_ones(*parts, model.name) for parts in zip(losses, _keras.by_output(model, y), flat)]
     if sample_weight is None:
-        return keras.tree.map_structure(weights_of, y_pred)
-    pairs = zip(keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight))
-    return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
+        return keras.tree.pack_sequence_as(y_pred, ones)
+    given = keras.tree.flatten(sample_weight)
+    cast = [one if part is None else ops.cast(part, keras.config.floatx()) for part, one in zip(given, ones)]
+    return keras.tree.pack_sequence_as(sample_weight, cast)
+
+
+def _ones(loss: Any, y: Tensor | None, output: Tensor, name: str) -> Tensor:
+    """A weight of one for every example, `(batch, 1, ...)`, in the rank of the loss of an output."""
+    shape = tuple(output.shape[:-1]) or (None,)
+    if loss is not None and y is not None:
+        shape = _keras.shape_of_values(loss, y, output)
+        if not shape or shape[0] is not None:
+            raise ValueError(
+                f"The synthetic losses of {name!r} learn from the loss of each example, and a loss of the "
+                "model is one for all of a batch. Give it the axes of an example (axis=(1, 2, 3), say), or "
+                "write it so that it returns a loss per example, (batch,). Received: "
+                f"{getattr(loss, 'name', loss)!r}, whose values have the shape {shape}."
+            )
+    return ops.ones((ops.shape(output)[0], *(1,) * (len(shape) - 1)), keras.config.floatx())
 
 
 def shares_of_examples(

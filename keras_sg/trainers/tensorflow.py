@@ -1,7 +1,8 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
 import contextlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -9,11 +10,29 @@ import tensorflow as tf
 
 from keras_sg import _keras, gradients
 from keras_sg.labels import Label
-from keras_sg.step import Step
+from keras_sg.step import Step, folded
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers import tensorflow_adam
 from keras_sg.trainers.tensorflow_sparse import TensorFlowSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor
+
+
+class InvalidBatch(tf.errors.InvalidArgumentError, ValueError):
+    """What is wrong with a batch of a data set: found by an assertion in the graph, told as in an array."""
+
+
+class TensorFlowStep(Step):
+    """A step that finds batches of another length also where lengths are not known before it runs."""
+
+    def matching(self, given: Tensor | None, h: Tensor, name: str, what: str) -> Tensor | None:
+        given = super().matching(given, h, name, what)
+        if given is None or None not in (given.shape[0], h.shape[0]):
+            return given
+        counts = tf.shape(given)[0], tf.shape(h)[0]
+        message = [f"{folded(name, what)} Received:", counts[0], f"{what} for", counts[1], "examples."]
+        # XLA leaves assertions out, and stops at shapes that do not fit.
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(*counts), message)]):
+            return tf.identity(given)
 
 
 class TensorFlowTrainer(Mixin):
@@ -24,6 +43,14 @@ class TensorFlowTrainer(Mixin):
     """
 
     train_function: Any
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        with _told():
+            return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        with _told():
+            return super().train_on_batch(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> None:
         # TensorFlow traces a step twice in which variables are made, as optimizer and metrics make theirs.
@@ -55,9 +82,9 @@ class TensorFlowTrainer(Mixin):
         batch = taught.batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = TensorFlowSparseUpdates(self)
-        step = Step(**taught.given(self, y, sample_weight), sparse=sparse)
-        kinds = [(interface.label, interface.name) for interface in self.interfaces if interface.label]
-        checks = [_assert_known(step.labels, *kind) for kind in kinds]
+        step = TensorFlowStep(**taught.given(self, y, sample_weight), sparse=sparse)
+        kinds = {interface.label: interface.name for interface in self.interfaces if interface.label}
+        checks = [_assert_known(step, *kind) for kind in kinds.items()]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
             with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
@@ -91,7 +118,7 @@ class TensorFlowTrainer(Mixin):
         return tf.function(self._observe, autograph=False, reduce_retracing=True)
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
-        step = Step(**taught.given(self, y, sample_weight), observed=True)
+        step = TensorFlowStep(**taught.given(self, y, sample_weight), observed=True)
         batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
@@ -113,7 +140,7 @@ class TensorFlowTrainer(Mixin):
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The training loss, and the loss of each example, `(batch,)`."""
-        weights = taught.weights_of_examples(self, sample_weight, y_pred)
+        weights = taught.weights_of_examples(self, y, sample_weight, y_pred)
         flat = keras.tree.flatten(weights)
         with tf.GradientTape() as tape:
             tape.watch(flat)
@@ -123,13 +150,30 @@ class TensorFlowTrainer(Mixin):
         return loss, taught.shares_of_examples(self, flat, tape.gradient(loss, flat), examples)
 
 
-def _assert_known(y: Nested, kind: Label, name: str) -> tf.Operation | None:
+def _assert_known(step: Step, kind: Label, name: str) -> tf.Operation | None:
     """An assertion that an interface knows the values of the labels; None where it ran eagerly.
 
     XLA leaves assertions out; there, `Label.rows` makes such a label NaN.
     """
-    kind.check(y)
-    return tf.debugging.Assert(
-        tf.reduce_all(kind.known(y)),
-        [f"{kind.allowed} Received, at interface {name!r}:", y],
-    )
+    if tf.executing_eagerly():
+        try:
+            kind.check_values(step.labels, step.ignored)
+        except ValueError as error:
+            raise InvalidBatch(None, None, str(error)) from None
+        return None
+    kind.check(step.labels)
+    least, most = tf.reduce_min(step.labels), tf.reduce_max(step.labels)
+    message = [f"{kind.allowed} Received, at interface {name!r}: labels from", least, "to", most]
+    return tf.debugging.Assert(tf.reduce_all(kind.known(step.labels, step.ignored)), message)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Within, an assertion about a batch that fails in the graph says what it has to say and no more."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"assertion failed: \[((?:The batch was folded|Labels? ).*)\]", error.message)
+        if found is None:
+            raise
+        raise InvalidBatch(None, None, re.sub(r"\] \[", " ", found[1])) from None

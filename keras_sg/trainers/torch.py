@@ -32,7 +32,7 @@ class TorchTrainer(Mixin):
         batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
         step = TorchStep(**taught.given(self, y, sample_weight), sparse=sparse)
         for kind in {interface.label for interface in self.interfaces if interface.label}:
-            kind.check_values(step.labels)
+            kind.check_values(step.labels, step.ignored)
 
         y_pred = self(x, training=True, decoupled_step=step)
         if step.losses:
@@ -90,7 +90,7 @@ class TorchTrainer(Mixin):
         """The training loss, and the loss of each example, `(batch,)`."""
         weights = keras.tree.map_structure(
             lambda weight: weight.detach().clone().requires_grad_(),
-            taught.weights_of_examples(self, sample_weight, y_pred),
+            taught.weights_of_examples(self, y, sample_weight, y_pred),
         )
         loss = _keras.compute_loss(self, x, y, y_pred, weights)
         flat = keras.tree.flatten(weights)

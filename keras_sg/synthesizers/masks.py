@@ -1,0 +1,85 @@
+"""Layers that know which positions of an interface count, where Keras's own do not.
+
+What a batch leaves out (weight 0, or a mask that is False) reaches a synthesizer as a Keras mask on its
+input. BatchNormalization keeps such positions out of its statistics by itself. A convolution sees its
+neighbours, so they must be zero, as padding is; and a mean over positions is one over those that count.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_sg.types import Config, Shape, Tensor
+
+
+def mean_of_counting(inputs: Tensor, mask: Tensor | None, axis: int = -1) -> Tensor:
+    """Mean over all axes but the batch and `axis`, of the positions at which the mask is not False.
+
+    Args:
+        inputs: `(batch, ..., features)`, or with the features at `axis`, without a mask.
+        mask: boolean, `(batch, ...)`, or None.
+    """
+    axes = sorted(set(range(1, len(inputs.shape))) - {axis % len(inputs.shape)})
+    if not axes:
+        return inputs
+    if mask is None:
+        return ops.mean(inputs, axis=axes)
+    counts = ops.cast(mask, inputs.dtype)[..., None]
+    return ops.divide_no_nan(ops.sum(inputs * counts, axis=axes), ops.sum(counts, axis=axes))
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class ZeroMasked(keras.layers.Layer):
+    """Zero where the mask is False; the identity where there is none. Features last."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        return inputs if mask is None else ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class MaskedFlatten(keras.layers.Flatten):
+    """Flatten, zero where the mask is False."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().call(inputs if mask is None else ops.where(mask[..., None], inputs, 0.0))
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
+        """Nothing: positions are features now."""
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class MaskedMean(keras.layers.Layer):
+    """Mean over all axes but the batch and `axis`, of the positions at which the mask is not False.
+
+    Args:
+        axis: the axis of the features; with a mask, the last.
+    """
+
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        return mean_of_counting(inputs, mask, self.axis)
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
+        """Nothing: there are no positions any more."""
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (input_shape[0], input_shape[self.axis])
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "axis": self.axis}
