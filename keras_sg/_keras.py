@@ -26,6 +26,17 @@ def register_step(layer: keras.Layer) -> None:
     layer._register_call_context_args(STEP)
 
 
+def entry_layer() -> keras.Layer | None:
+    """The outermost of the layers that are being called."""
+    context = backend.common.global_state.get_global_attribute("current_call_ctx")
+    return None if context is None else context.entry_layer
+
+
+def is_rematerialized(layer: keras.Layer) -> bool:
+    """Whether a layer was made in a `keras.RematScope`."""
+    return layer._remat_mode is not None
+
+
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Every layer inside `layer`, at any depth, in order of construction; not `layer` itself."""
     return layer._flatten_layers(include_self=False)

@@ -1,7 +1,10 @@
 """What every interface is made of: a module, a synthesizer, and labels for a conditional one."""
 
 import functools
+import inspect
 import numbers
+import warnings
+from collections.abc import Callable
 from typing import Any, Self
 
 import keras
@@ -60,12 +63,18 @@ class Interface(keras.layers.Wrapper):
         self.supports_masking = True
         self._initial_mix = gradients.check_mix(mix)
         self._mix: _keras.Knob | None = None
+        self._warned = False
+        self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
         _keras.register_step(self)
 
     @property
     def mix(self) -> float:
         """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
         return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
+
+    def rematerialized_call(self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The call as it is: in a `keras.RematScope` the module runs again, the interface does not."""
+        return layer_call
 
     def move_mix(self, mix: float) -> bool:
         """Give `mix` another value.
@@ -92,6 +101,19 @@ class Interface(keras.layers.Wrapper):
 
     def load_own_variables(self, store: Any) -> None:
         """Nothing; see `save_own_variables`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.built and args:
+            self._input_dtypes = keras.tree.map_structure(_dtype, args[0])
+        return super().__call__(*args, **kwargs)
+
+    def get_build_config(self) -> Config | None:
+        config = super().get_build_config()
+        return config and {**config, "input_dtypes": self._input_dtypes}
+
+    def build_from_config(self, config: Config | None) -> None:
+        self._input_dtypes = (config or {}).get("input_dtypes")
+        super().build_from_config(config)
 
     def build(self, input_shape: Nested) -> None:
         shape = self._interface_shape(input_shape)
@@ -142,8 +164,11 @@ class Interface(keras.layers.Wrapper):
         return synthesizer
 
     def _output_spec(self, input_shape: Nested) -> Nested:
+        """The layer's symbolic output for inputs of such shapes, and of the dtypes that it is called with."""
+        dtypes = iter(keras.tree.flatten(self._input_dtypes))
         inputs = keras.tree.map_shape_structure(
-            lambda shape: keras.KerasTensor(shape, dtype=self.compute_dtype), input_shape
+            lambda shape: keras.KerasTensor(shape, dtype=next(dtypes, None) or self.compute_dtype),
+            input_shape,
         )
         return self.layer.compute_output_spec(inputs)
 
@@ -152,15 +177,15 @@ class Interface(keras.layers.Wrapper):
 
     def _interface_shape(self, input_shape: Nested) -> Shape:
         """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
-        try:
-            super().build(input_shape)
-            output = self._output_spec(input_shape)
-        except TypeError as error:
+        needed = [p.name for p in inspect.signature(self.layer.call).parameters.values() if _is_needed(p)]
+        if len(needed) > 1:
             raise ValueError(
                 f"An interface wraps a layer that is called with one input (or one list of inputs). Cut "
                 f"behind another layer, or wrap a keras.Model around this one. Received: {self.layer.name!r} "
-                f"(of type {type(self.layer).__name__}) with inputs of shape {input_shape}: {error}"
-            ) from error
+                f"(of type {type(self.layer).__name__}), which is called with {needed}."
+            )
+        super().build(input_shape)
+        output = self._output_spec(input_shape)
         if not isinstance(output, keras.KerasTensor):
             raise ValueError(
                 f"An interface is one tensor, but layer {self.layer.name!r} has several outputs. "
@@ -180,6 +205,22 @@ class Interface(keras.layers.Wrapper):
 
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
+
+    def _idle(self, h: Tensor) -> Tensor:
+        """`h`, outside training; warns, once, where a model never says that it trains."""
+        model = _keras.entry_layer()
+        if isinstance(model, keras.Model) and not self._warned:
+            parameters = inspect.signature(model.call).parameters.values()
+            if not any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters):
+                self._warned = True
+                warnings.warn(
+                    f"Interface {self.name!r} is idle: the `call` of model {model.name!r} (of type "
+                    f"{type(model).__name__}) takes no `training` argument, so Keras does not tell its "
+                    "layers that they train, and fit() is plain backpropagation. Write call(self, inputs, "
+                    "training=None).",
+                    stacklevel=2,
+                )
+        return h
 
     def _label_rows(self, step: Step | None, h: Tensor) -> Tensor | None:
         """The label as the synthesizer sees it, `(batch, size)` or `(batch, ..., size)`, or None."""
@@ -312,3 +353,14 @@ def _check_period(update_period: int) -> int:
             f"(of type {type(update_period).__name__})."
         )
     return int(update_period)
+
+
+def _dtype(leaf: Any) -> str | None:
+    """The dtype in which a layer sees an input of the interface that is not a float; None for floats."""
+    dtype = keras.backend.standardize_dtype(leaf.dtype) if hasattr(leaf, "dtype") else None
+    return None if dtype is None or "float" in dtype else dtype
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return positional and parameter.default is parameter.empty

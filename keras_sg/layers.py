@@ -129,7 +129,7 @@ class SyntheticGradient(Interface):
     ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
         if not training:
-            return h
+            return self._idle(h)
         rows = self._label_rows(decoupled_step, h)
         if decoupled_step is None and self.update_period > 1:
             raise ValueError(
@@ -247,7 +247,7 @@ class SyntheticLoss(Interface):
     ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
         if not training:
-            return h
+            return self._idle(h)
         if decoupled_step is None:
             raise ValueError(
                 f"The synthetic loss {self.name!r} learns from the prediction of the next one, or from "

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -72,6 +72,7 @@ class DecoupledModel(Trainer, keras.Model):
         super().__init__(inputs, outputs, name=name, **kwargs)
         _keras.register_step(self)
         _check_outputs(self)
+        _check_containers(self)
         self._keys = _keys(self.interfaces)
         self._reports = _reports(self.interfaces, self._keys)
         self._report = True
@@ -152,6 +153,10 @@ class DecoupledModel(Trainer, keras.Model):
             yield
         finally:
             self._report = True
+
+    def rematerialized_call(self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The call as it is: in a `keras.RematScope` the modules run again, the model does not."""
+        return layer_call
 
     def labels_from(self, y: Nested) -> Nested:
         """The labels for conditional interfaces. Override it where `y` holds more than them.
@@ -278,6 +283,27 @@ def _reports(interfaces: list[Interface], keys: dict[int, str]) -> dict[str, ker
         names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
         names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
     return {name: keras.metrics.Mean(name=name) for name in names}
+
+
+def _check_containers(model: keras.Model) -> None:
+    """Raise `ValueError` where a layer calls an interface inside it in a way that a step cannot follow."""
+    for layer in _keras.sublayers(model):
+        inside = [] if isinstance(layer, Interface) else interfaces_in(layer)
+        if inside and isinstance(layer, keras.layers.TimeDistributed):
+            raise ValueError(
+                f"Interface {inside[0].name!r} sits inside keras.layers.TimeDistributed, which calls it past "
+                "Keras, so that a training step does not find it and gives it neither labels nor weights. "
+                "Put TimeDistributed inside the interface: "
+                f"keras_sg.{type(inside[0]).__name__}(keras.layers.TimeDistributed(layer)). "
+                f"Received: {layer.name!r} (of type {type(layer).__name__})."
+            )
+        if inside and _keras.is_rematerialized(layer):
+            raise ValueError(
+                f"Interface {inside[0].name!r} sits inside a layer that was made in a keras.RematScope: all "
+                "of it would run again in the backward pass, where gradients are exchanged. Make modules inside "
+                "the scope, and the model around them outside. "
+                f"Received: {layer.name!r} (of type {type(layer).__name__})."
+            )
 
 
 def _check_outputs(model: keras.Model) -> None:

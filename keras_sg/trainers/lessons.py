@@ -169,7 +169,8 @@ def warn_of_idle(model: keras.Model, step: Step) -> None:
     if idle:
         warnings.warn(
             f"The interfaces {idle} of model {model.name!r} took no part in the training step, so nothing "
-            "is reported of them. Is a layer around them called with training=False, or does it call "
-            "them other than by layer(inputs)?",
+            "is reported of them, and they know neither labels nor weights. Is a layer around them called "
+            "with training=False (then true gradients pass), or does it call them other than by "
+            "layer(inputs), as keras.layers.TimeDistributed does?",
             stacklevel=2,
         )
