@@ -258,6 +258,12 @@ class Interface(keras.layers.Wrapper):
             ) from error
 
 
+def interfaces_in(layer: keras.Layer) -> list[Interface]:
+    """The interfaces inside `layer`, at any depth, each once, in order."""
+    found = [sublayer for sublayer in _keras.sublayers(layer) if isinstance(sublayer, Interface)]
+    return list({id(interface): interface for interface in found}.values())
+
+
 def _check_period(update_period: int) -> int:
     if (
         isinstance(update_period, bool)

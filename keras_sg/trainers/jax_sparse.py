@@ -54,7 +54,8 @@ class JaxSparseUpdates(SparseUpdates):
     def branch(
         self, period: int, update: Callable[..., None], tensors: list[Any], variables: list[Variable]
     ) -> None:
-        before, moved = [variable.value for variable in variables], []
+        before = [variable.value for variable in variables]
+        moved: list[int] = []
 
         def learn() -> Values:
             with keras.StatelessScope(zip(variables, before)) as scope:
