@@ -203,9 +203,10 @@ class DecoupledModel(Trainer, keras.Model):
         json.dumps(keras.saving.serialize_keras_object(self))
         if str(filepath).endswith((".h5", ".hdf5")):
             warnings.warn(
-                "Keras's legacy HDF5 files do not say where classes come from. To load this one, pass "
-                "custom_objects={'DecoupledModel': keras_sg.DecoupledModel} to load_model, with every class "
-                f"of interface in it; or save as '.keras'. Received: filepath={str(filepath)!r}.",
+                "Keras's legacy HDF5 files do not say where classes come from, nor do they hold the state of "
+                "two optimizers. To load this one, call load_model with compile=False and "
+                "custom_objects={'DecoupledModel': keras_sg.DecoupledModel, ...}, in which every class of "
+                f"interface is, too; or save as '.keras'. Received: filepath={str(filepath)!r}.",
                 stacklevel=2,
             )
         return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
@@ -217,9 +218,9 @@ class DecoupledModel(Trainer, keras.Model):
         except ValueError as error:
             raise ValueError(
                 f"The weights in {str(filepath)!r} are not those of a model with the interfaces of "
-                f"{self.name!r}, {[interface.name for interface in self.interfaces]}. If they are those of the "
-                "plain network, load them with keras_sg.strip(model).load_weights(...), which shares its "
-                "weights with this model; otherwise cut this one as that one was, with the same synthesizers. "
+                f"{self.name!r}, {[interface.name for interface in self.interfaces]}. Those of the plain "
+                "network are loaded by keras_sg.strip(model).load_weights(...), which shares weights with "
+                "this model; for others, cut this model as that one was, with the same synthesizers. "
                 f"Received: {error}"
             ) from error
 

@@ -11,6 +11,7 @@ import keras
 
 from keras_sg.graph import is_graph
 from keras_sg.interface import Interface, interfaces_in
+from keras_sg.types import Nested
 
 Rebuild = Callable[[keras.Layer], keras.Layer]
 
@@ -60,7 +61,7 @@ def strip(model: keras.Model) -> keras.Model:
             "Sequential model, where it cannot be taken out. Build that layer without it. "
             f"Received: model {model.name!r} with the layers {sorted(paths_in(model))}."
         )
-    stripped(stripped.input)  # some of Keras's formats export no model that was never called
+    stripped(_inputs(stripped))  # some of Keras's formats export no model that was never called
     return stripped
 
 
@@ -77,9 +78,12 @@ def clone(
 
 def as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model) -> keras.Model:
     """The graph of `model` once more, neither compiled nor of a class of its own."""
-    if isinstance(model, keras.Sequential):
-        return model_class(model.inputs[0], model.outputs[0], name=model.name)
-    return model_class(model.input, model.output, name=model.name)
+    outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    return model_class(_inputs(model), outputs, name=model.name)
+
+
+def _inputs(model: keras.Model) -> Nested:
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def paths_in(model: keras.Model, prefix: str = "") -> Iterator[str]:

@@ -18,9 +18,9 @@ def check_readable(saved: str | None) -> None:
         return
     if not isinstance(saved, str) or not re.match(r"[0-9]+\.[0-9]", saved):
         raise ValueError(
-            "The configuration of an interface says which keras_sg saved it, such as "
-            f"'keras_sg_version': {__version__!r}, but this one is no version: the file was changed by hand or "
-            "damaged. Put right the entry 'keras_sg_version', or take it out. "
+            "An interface's configuration says which keras_sg saved it, as in 'keras_sg_version': "
+            f"{__version__!r}, but this is no version: the file was changed by hand, or is damaged. Put the "
+            "entry 'keras_sg_version' right, or take it out. "
             f"Received: keras_sg_version={saved!r} (of type {type(saved).__name__})."
         )
     if _major(saved) > _major(__version__):
