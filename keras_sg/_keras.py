@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras.src import backend
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
 
 from keras_sg.types import Nested, Shape, Tensor, Variable
@@ -189,6 +190,14 @@ def built_for(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
 def optimizer_of(multi: keras.optimizers.MultiOptimizer, variable: Variable) -> keras.optimizers.Optimizer:
     """The one of a `MultiOptimizer`'s optimizers that updates `variable`."""
     return multi._optimizer_map(variable)
+
+
+def common_state(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
+    """The variables that an optimizer has once, for all weights together: its count of steps among them.
+
+    It has them as attributes, and those of each weight in lists.
+    """
+    return [found for found in vars(optimizer).values() if isinstance(found, keras.Variable)]
 
 
 class Knob:

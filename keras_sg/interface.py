@@ -341,6 +341,12 @@ class Interface(keras.layers.Wrapper):
             ) from error
 
 
+def interfaces_in(layer: keras.Layer) -> list[Interface]:
+    """The interfaces inside `layer`, at any depth, itself among them, each once, in order."""
+    found = [inner for inner in (layer, *_keras.sublayers(layer)) if isinstance(inner, Interface)]
+    return list({id(interface): interface for interface in found}.values())
+
+
 def _check_period(update_period: int) -> int:
     if (
         isinstance(update_period, bool)

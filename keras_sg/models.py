@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from keras import ops
 
 from keras_sg import _keras, weights
 from keras_sg.graph import is_graph, layers_behind
-from keras_sg.interface import Interface
+from keras_sg.interface import Interface, interfaces_in
 from keras_sg.layers import SyntheticGradient
+from keras_sg.plain import strip
 from keras_sg.step import Lesson
 from keras_sg.trainers import Trainer
 from keras_sg.trainers.sparse import check_optimizer
@@ -224,15 +226,34 @@ class DecoupledModel(Trainer, keras.Model):
     ) -> None:
         """Save, as `keras.Model.save` does; what cannot be written is found before a file is touched."""
         json.dumps(keras.saving.serialize_keras_object(self))
+        if str(filepath).endswith((".h5", ".hdf5")):
+            warnings.warn(
+                "Keras's legacy HDF5 files do not say where classes come from, nor do they hold the state of "
+                "two optimizers. To load this one, call load_model with compile=False and "
+                "custom_objects={'DecoupledModel': keras_sg.DecoupledModel, ...}, in which every class of "
+                f"interface is, too; or save as '.keras'. Received: filepath={str(filepath)!r}.",
+                stacklevel=2,
+            )
         return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+
+    def load_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Load weights, as `keras.Model.load_weights` does, of a model with the same interfaces."""
+        try:
+            super().load_weights(filepath, *args, **kwargs)
+        except ValueError as error:
+            raise ValueError(
+                f"The weights in {str(filepath)!r} are not those of a model with the interfaces of "
+                f"{self.name!r}, {[interface.name for interface in self.interfaces]}. Those of the plain "
+                "network are loaded by keras_sg.strip(model).load_weights(...), which shares weights with "
+                "this model; for others, cut this model as that one was, with the same synthesizers. "
+                f"Received: {error}"
+            ) from error
 
     def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Export the plain network, as `keras.Model.export` does: synthesizers take no part in predictions.
 
         (An interface inside a layer of one's own cannot be taken out; its synthesizer goes along.)
         """
-        from keras_sg.surgery import strip  # which is built on this file
-
         network = self
         with contextlib.suppress(ValueError):
             network = strip(self)
@@ -245,12 +266,6 @@ class DecoupledModel(Trainer, keras.Model):
     def test_on_batch(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
         with self._without_reports():
             return super().test_on_batch(*args, **kwargs)
-
-
-def interfaces_in(layer: keras.Layer) -> list[Interface]:
-    """The interfaces inside `layer`, at any depth, itself among them, each once, in order."""
-    found = [inner for inner in (layer, *_keras.sublayers(layer)) if isinstance(inner, Interface)]
-    return list({id(interface): interface for interface in found}.values())
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -300,8 +315,8 @@ def _check_containers(model: keras.Model) -> None:
         if inside and _keras.is_rematerialized(layer):
             raise ValueError(
                 f"Interface {inside[0].name!r} sits inside a layer that was made in a keras.RematScope: all "
-                "of it would run again in the backward pass, where gradients are exchanged. Make modules inside "
-                "the scope, and the model around them outside. "
+                "of it would run again in the backward pass, where gradients are exchanged. Make modules "
+                "inside the scope, and the model around them outside. "
                 f"Received: {layer.name!r} (of type {type(layer).__name__})."
             )
 

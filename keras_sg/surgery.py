@@ -1,22 +1,21 @@
-"""`decouple` and `strip`: put interfaces into a model that exists, and take them out again.
+"""`decouple`: put interfaces into a model that exists. (`keras_sg.plain` takes them out again.)
 
-Both rebuild the graph of the model around the *same* layers: weights are shared with the
-original, nothing is copied or retrained.
+The graph of the model is rebuilt around the *same* layers: weights are shared with the original,
+nothing is copied or retrained.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from keras_sg import synthesizers
-from keras_sg.graph import Graph, is_graph
-from keras_sg.interface import Interface
+from keras_sg.graph import Graph
+from keras_sg.interface import Interface, interfaces_in
 from keras_sg.layers import SyntheticGradient
-from keras_sg.models import DecoupledModel, interfaces_in
-
-Rebuild = Callable[[keras.Layer], keras.Layer]
+from keras_sg.models import DecoupledModel
+from keras_sg.plain import Rebuild, as_model, check_graph, clone, paths_in
 
 
 def decouple(
@@ -74,55 +73,7 @@ def decouple(
     given = [after] if isinstance(after, (str, keras.Layer)) else after
     names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
-    return _as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
-
-
-def strip(model: keras.Model) -> keras.Model:
-    """Take the interfaces out of a model: the plain network, with the same weights.
-
-    Args:
-        model: Functional (a `DecoupledModel` among them) or Sequential `keras.Model`, with
-            interfaces at any depth.
-
-    Returns:
-        A plain `keras.Model`, or a `keras.Sequential` where `model` is one, not compiled. It
-        predicts exactly what `model` predicts and knows nothing of `keras_sg`. The `output` of its
-        layers stays that of the graph they were made in: to make a model of intermediate
-        outputs, save it and load it first.
-
-    Raises:
-        ValueError: the model is neither Functional nor Sequential, or hides an interface inside
-            a layer of its own making.
-
-    Example:
-
-    ```python
-    import keras, keras_sg
-
-    inputs = keras.Input((8,))
-    hidden = keras_sg.SyntheticGradient(keras.layers.Dense(16))(inputs)
-    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(3)(hidden))
-    plain = keras_sg.strip(model)
-    ```
-    """
-    _check_graph(model, "strip")
-
-    def take_out(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, Interface):
-            return take_out(layer.layer)
-        if is_graph(layer) and interfaces_in(layer):
-            return strip(layer)
-        return layer
-
-    stripped = _clone(model, take_out)
-    hidden = interfaces_in(stripped)
-    if hidden:
-        raise ValueError(
-            f"Interface {hidden[0].name!r} sits inside a layer that is neither a Functional nor a "
-            "Sequential model, where it cannot be taken out. Build that layer without it. "
-            f"Received: model {model.name!r} with the layers {sorted(_paths(model))}."
-        )
-    return stripped
+    return as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
 
 
 def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: bool = False) -> keras.Model:
@@ -138,7 +89,7 @@ def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: boo
         return wrap(new) if layer.name in here else new
 
     graph = Graph()
-    result = _clone(model, replace, graph.call)
+    result = clone(model, replace, graph.call)
     uses = {name: graph.uses(name) for name in here | set(inside)}
     for name, calls in uses.items():
         if len(calls) > 1:
@@ -163,50 +114,8 @@ def _wrapper(interface: type[Interface], options: dict[str, Any]) -> Rebuild:
     return wrap
 
 
-def _clone(
-    model: keras.Model, clone_function: Rebuild, call_function: Callable[..., Any] | None = None
-) -> keras.Model:
-    """Rebuild the graph of a Functional or Sequential model with layers exchanged."""
-    if isinstance(model, keras.Sequential) and call_function is None:
-        return keras.Sequential([model.inputs[0], *map(clone_function, model.layers)], name=model.name)
-    return keras.models.clone_model(
-        _as_model(model), clone_function=clone_function, call_function=call_function
-    )
-
-
-def _as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model) -> keras.Model:
-    """The graph of `model` once more, neither compiled nor of a class of its own."""
-    if isinstance(model, keras.Sequential):
-        return model_class(model.inputs[0], model.outputs[0], name=model.name)
-    return model_class(model.input, model.output, name=model.name)
-
-
-def _paths(model: keras.Model, prefix: str = "") -> Iterator[str]:
-    """Every layer that can be named in `after`, nested ones by their path."""
-    for layer in model.layers:
-        if not isinstance(layer, keras.layers.InputLayer):
-            yield prefix + layer.name
-            if is_graph(layer):
-                yield from _paths(layer, f"{prefix}{layer.name}/")
-
-
-def _check_graph(model: keras.Model, verb: str) -> None:
-    if not is_graph(model):
-        raise ValueError(
-            f"keras_sg.{verb} works on Functional and Sequential models, whose layers it can rearrange. "
-            "In a subclassed model, wrap the layers where they are made, in keras_sg.SyntheticGradient. "
-            f"Received: {model!r} (of type {type(model).__name__})."
-        )
-    if not model.built:
-        raise ValueError(
-            f"Model {model.name!r} is not built, so its layers have no shapes yet. Start it with a "
-            "keras.Input, or call it on a batch. Received: an unbuilt model of type "
-            f"{type(model).__name__}."
-        )
-
-
 def _check_decouple(model: keras.Model, names: list[str], interface: type[Interface]) -> None:
-    _check_graph(model, "decouple")
+    check_graph(model, "decouple")
     if not (isinstance(interface, type) and issubclass(interface, Interface)):
         raise ValueError(
             "`interface` must be keras_sg.SyntheticGradient or keras_sg.SyntheticLoss. "
@@ -230,7 +139,7 @@ def _check_decouple(model: keras.Model, names: list[str], interface: type[Interf
             f"Model {model.name!r} is decoupled already, at {[layer.name for layer in existing]}. Pass "
             "keras_sg.strip(model) to cut it anew."
         )
-    paths = list(_paths(model))
+    paths = list(paths_in(model))
     if not names:
         raise ValueError(
             f"`after` names no layer to cut behind. Name some of {paths}. Received: after={names}."

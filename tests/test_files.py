@@ -128,8 +128,41 @@ def test_weights_of_another_architecture(case, tmp_path):
     models = model_with("linear"), OTHERS[case]()
     for saved, loaded in (models, models[::-1]):
         saved.save_weights(path)
-        with pytest.raises(ValueError, match=r"could not be loaded|must match|layers? "):
+        with pytest.raises(ValueError, match=r"could not be loaded|must match|layers? ") as raised:
             loaded.load_weights(path)
+        if isinstance(loaded, keras_sg.DecoupledModel):
+            message = r"are not those of a model with the interfaces of .*\['block'\].*strip\(model\)\.load"
+            assert re.search(message, str(raised.value))
+
+
+def test_weights_of_the_plain_network(tmp_path):
+    """Loaded and saved by the plain network in a model: weights are shared."""
+    path, plain, model = tmp_path / "plain.weights.h5", OTHERS["none"](), model_with("linear")
+    plain.save_weights(path)
+    before = model.interfaces[0].synthesizer.get_weights()
+    keras_sg.strip(model).load_weights(path)
+    modules = lambda: [*model.interfaces[0].layer.get_weights(), *model.get_layer("last").get_weights()]
+    for a, b in zip(modules(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(before, model.interfaces[0].synthesizer.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.get_layer("last").bias.assign([1.0, 2.0, 3.0])
+    keras_sg.strip(model).save_weights(path)
+    plain.load_weights(path)
+    for a, b in zip(modules(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5 file")  # Keras's own
+def test_legacy_files_say_what_they_need(tmp_path):
+    path, model = tmp_path / "model.h5", model_with("linear")
+    with pytest.warns(UserWarning, match=r"compile=False and custom_objects=\{'DecoupledModel'"):
+        model.save(path)
+    classes = {"DecoupledModel": keras_sg.DecoupledModel, "SyntheticGradient": SyntheticGradient}
+    again = keras.models.load_model(path, compile=False, custom_objects=classes)
+    assert isinstance(again, keras_sg.DecoupledModel)
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.filterwarnings("ignore:Skipping")
@@ -186,6 +219,14 @@ def test_versions_of_files(tmp_path):
     for readable in (f'"keras_sg_version": "{major}.99.0rc1"', '"keras_sg_version": null', '"mix": 1.0'):
         loaded = keras.models.load_model(rewritten(path, "readable.keras", entry, readable))
         assert loaded.interfaces[0].get_config()["keras_sg_version"] == own
+
+
+@pytest.mark.parametrize("saved", ["abc", "", "1", "v1.2", ".1", "1.x", 3, 0.1, ["0", "1"]], ids=repr)
+def test_what_is_no_version(saved):
+    config = model_with("linear").interfaces[0].get_config() | {"keras_sg_version": saved}
+    message = rf"is no version: the file.*take it out.*keras_sg_version={re.escape(repr(saved))} .of type"
+    with pytest.raises(ValueError, match=message):
+        SyntheticGradient.from_config(config)
 
 
 def test_an_optimizer_given_twice():

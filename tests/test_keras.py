@@ -185,3 +185,34 @@ def test_a_scope_inside_half_precision_keeps_values_as_they_are():
     scoped = Scoped(dtype="mixed_float16")
     scoped(np.ones((1, 1)))
     assert float(scoped.found) == np.float32(fine) and scoped.losses_there == 1
+
+
+def every_optimizer():
+    kinds = [kind for kind in vars(keras.optimizers).values() if isinstance(kind, type)]
+    wrappers = keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer
+    found = [kind for kind in kinds if issubclass(kind, keras.Optimizer) and not issubclass(kind, wrappers)]
+    return sorted({kind for kind in found if kind is not keras.Optimizer}, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", every_optimizer())
+def test_common_state_is_what_updates_of_different_weights_move(kind):
+    shapes = [(4,), ()] if kind is keras.optimizers.Muon else [(4,), (), (2, 3)]  # matrices, eagerly: fails
+    weights = [keras.Variable(np.ones(shape)) for shape in shapes]
+    optimizer = kind(0.1)
+    optimizer.build(weights)
+
+    def moved_by(weight):
+        before = [keras.ops.convert_to_numpy(v).copy() for v in optimizer.variables]
+        optimizer.apply([keras.ops.ones(weight.shape)], [weight])
+        after = map(keras.ops.convert_to_numpy, optimizer.variables)
+        return {i for i, (a, b) in enumerate(zip(before, after)) if not np.array_equal(a, b)}
+
+    by_all = set.intersection(*map(moved_by, weights))
+    common = [v for v in _keras.common_state(optimizer) if v is not optimizer.learning_rate]
+    assert [id(optimizer.variables[i]) for i in sorted(by_all)] == [*map(id, common)] != []
+
+
+def test_clip_by_global_norm():
+    clipped = _keras.clip_by_global_norm([keras.ops.ones((3,)), None, keras.ops.ones(())], 1.0)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(clipped[0]), [0.5] * 3, rtol=1e-6)
+    assert clipped[1] is None and float(clipped[2]) == pytest.approx(0.5)

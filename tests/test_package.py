@@ -1,6 +1,8 @@
 """What is installed, and what importing it costs."""
 
+import ast
 import email
+import graphlib
 import importlib.util
 import os
 import pathlib
@@ -65,3 +67,47 @@ def test_importing_it_imports_nothing_that_is_asked_for_later():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(ROOT / "keras_sg" / "__init__.py")
+
+
+def imports(name, source, modules):
+    """The modules that a module imports, also inside functions.
+
+    Args:
+        name: the module.
+        source: its source.
+        modules: names of all modules; what else is imported is left out.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports by a relative path"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inside & modules or {node.module}
+    return found & modules
+
+
+def circle(sources):
+    """A circle in which modules import each other, None where there is none; from {name: source}."""
+    graph = {name: imports(name, source, sources.keys()) for name, source in sources.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+
+
+def test_no_modules_import_each_other():
+    paths = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "keras_sg").rglob("*.py")}
+    sources = {
+        ".".join(path.parts).removesuffix(".__init__"): (ROOT / path).with_suffix(".py").read_text()
+        for path in paths
+    }
+    assert circle(sources) is None
+
+
+def test_what_a_circle_is():
+    below = {"a": "import b", "b": "from c import d, e", "c": "", "c.d": "", "c.e": "import os"}
+    assert circle(below) is None
+    for closing in ("import a", "def f():\n    from b import x", "if f:\n    from a import x"):
+        assert {"a", "b"} & set(circle(below | {"c.e": closing}))

@@ -1,5 +1,6 @@
 """`update_period`: synthesizers that learn in some steps only, and whose state rests in the others."""
 
+import importlib
 import re
 
 import keras
@@ -7,16 +8,29 @@ import numpy as np
 import pytest
 from backends import BACKEND, compiled
 from keras import layers
-from models import BATCH, assert_same, data, interfaces_of, mlp, optimizer, oracle_of, train_oracle
+from models import (
+    BATCH,
+    MODULE_RATE,
+    SYNTHESIZER_RATE,
+    assert_same,
+    data,
+    interfaces_of,
+    mlp,
+    optimizer,
+    oracle_of,
+    train_oracle,
+    weights_of,
+)
+from oracle import Oracle
 
 import keras_sg
 
 PERIOD, EPOCHS = 3, 4
 
 
-def check(model, compiled_with=None, tolerance=1e-5, **options):
+def check(model, compiled_with=None, tolerance=1e-5, oracle=None, **options):
     x, y, _ = data()
-    oracle = oracle_of(model, update_period=PERIOD)
+    oracle = oracle or oracle_of(model, update_period=PERIOD)
     model.compile(compiled_with or optimizer(), "mse", **options)
     model.fit(x, y, BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
     train_oracle(oracle, x, y, EPOCHS)
@@ -44,6 +58,140 @@ def test_exact_mirrored(two_devices):
 
 def test_exact_data_parallel(data_parallel):
     check(mlp(2, update_period=PERIOD))
+
+
+class SeveralPeriods(Oracle):
+    """The oracle of a network in which each synthesizer has a period of its own."""
+
+    periods = (2, 1, PERIOD)
+
+    def step(self, *args, **options):
+        before, step = self.synthesizers, self.steps
+        pairs = super().step(*args, **options)
+        self.synthesizers = [
+            new if step % period == 0 else old
+            for old, new, period in zip(before, self.synthesizers, self.periods)
+        ]
+        return pairs
+
+
+def several_periods(interfaces=3, periods=SeveralPeriods.periods):
+    model = mlp(interfaces)
+    for interface, period in zip(interfaces_of(model), periods):
+        interface.update_period = period
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param({"jit_compile": True}, marks=compiled)], ids=str)
+def test_exact_with_several_periods(options):
+    model = several_periods()
+    check(model, oracle=SeveralPeriods(*weights_of(model), MODULE_RATE, SYNTHESIZER_RATE), **options)
+
+
+def test_exact_mirrored_with_several_periods(two_devices):
+    with two_devices.scope():
+        model = several_periods()
+        check(model, oracle=SeveralPeriods(*weights_of(model), MODULE_RATE, SYNTHESIZER_RATE))
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is traced")
+def test_a_step_grows_with_the_number_of_periods():
+    """Each weight is in the graph once (on JAX, also in a first look at its branch)."""
+
+    class Counting(keras.optimizers.SGD):
+        calls = 0
+
+        def update_step(self, *args):
+            self.calls += 1
+            return super().update_step(*args)
+
+    model = several_periods(4, periods=range(2, 6))
+    model.compile(Counting(0.1), "mse", jit_compile=False)
+    x, y, _ = data()
+    model.train_on_batch(x, y)
+    assert 0 < model.optimizer.calls <= 2 * len(model.trainable_variables)
+
+
+RATES = keras.optimizers.schedules.ExponentialDecay(1e-2, 2, 0.5)
+SAME_STEP = {
+    "adam": lambda: keras.optimizers.Adam(RATES),
+    "decay, clipped": lambda: keras.optimizers.AdamW(1e-2, weight_decay=0.1, clipnorm=0.1),
+    "one norm": lambda: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.5),
+    "one norm, scaled": lambda: keras.optimizers.Adam(1e-2, global_clipnorm=0.1, loss_scale_factor=4.0),
+    "a state for all weights": lambda: keras.optimizers.Nadam(1e-2),
+    "two": lambda: keras_sg.decoupled_optimizer(
+        keras.optimizers.Adam(RATES, global_clipnorm=0.5), keras.optimizers.AdamW(RATES, weight_decay=0.1)
+    ),
+    "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), 4.0),
+    "loss scale, two": lambda: keras.optimizers.LossScaleOptimizer(keras_sg.decoupled_optimizer(), 4.0),
+}
+
+
+def sparse_model(make):
+    """Synthesizers of periods 2 and 3, one with a constraint that moves what is moved by nothing else."""
+    keras.utils.set_random_seed(0)
+    inputs = h = keras.Input((3,))
+    for period, constraint in ((2, "unit_norm"), (3, None)):
+        synthesizer = layers.Dense(4, kernel_constraint=constraint)
+        h = keras_sg.SyntheticGradient(layers.Dense(4), synthesizer, update_period=period)(h)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(2)(h))
+    model.compile(make(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def apply_sparsely(model, updates):
+    """What a training step does with the gradients of all variables."""
+    module = importlib.import_module(f"keras_sg.trainers.{BACKEND}_sparse")
+    if BACKEND != "jax":
+        kind = {"tensorflow": "TensorFlowSparseUpdates", "torch": "TorchSparseUpdates"}[BACKEND]
+        return getattr(module, kind)(model).apply(updates)
+    import jax
+
+    variables = model.trainable_variables, model.optimizer.variables
+    weights, state = ([variable.value for variable in owned] for owned in variables)
+    step = jax.jit(
+        lambda state, updates, weights: module.JaxSparseUpdates(model, state).apply(state, updates, weights)
+    )
+    for owned, values in zip(variables, step(state, updates, weights)):
+        for variable, value in zip(owned, values):
+            variable.assign(value)
+
+
+@pytest.mark.parametrize("case", SAME_STEP)
+def test_a_step_is_that_of_an_optimizer_that_is_given_what_is_due(case):
+    """All weights and all state, after steps in which none, one and both of two periods are due."""
+    ours, theirs = sparse_model(SAME_STEP[case]), sparse_model(SAME_STEP[case])
+    rng = np.random.default_rng(0)
+    period_of = {
+        id(variable): interface.update_period
+        for interface in theirs.interfaces
+        for variable in interface.synthesizer.variables
+    }
+    for step in range(7):
+        count = int(theirs.optimizer.iterations)  # which a step that overflows does not move
+        due = [count % period_of.get(id(v), 1) == 0 for v in theirs.trainable_variables]
+        drawn = [rng.normal(size=v.shape).astype("float32") for v in theirs.trainable_variables]
+        if step == 4 and case.startswith("loss scale"):
+            drawn[2][:] = np.inf  # of a synthesizer: nothing at all may move
+        updates = [keras.ops.convert_to_tensor(d * is_due) for d, is_due in zip(drawn, due)]
+        apply_sparsely(ours, updates)
+        pairs = zip(updates, theirs.trainable_variables)
+        theirs.optimizer.apply_gradients([pair for pair, is_due in zip(pairs, due) if is_due])
+        for a, b in zip(ours.weights + ours.optimizer.variables, theirs.weights + theirs.optimizer.variables):
+            np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (a, b)), rtol=2e-6, atol=1e-7)
+
+
+def test_an_optimizer_is_as_before_when_a_step_fails():
+    class Failing(keras.optimizers.SGD):
+        def update_step(self, *args):
+            raise ZeroDivisionError
+
+    model = sparse_model(lambda: Failing(0.1, global_clipnorm=0.5))
+    attributes = set(vars(model.optimizer))
+    with pytest.raises(ZeroDivisionError):
+        apply_sparsely(model, [keras.ops.ones(v.shape) for v in model.trainable_variables])
+    assert set(vars(model.optimizer)) == attributes and model.optimizer.global_clipnorm == 0.5
 
 
 def test_mirrored_with_several_steps_per_execution(two_devices):

@@ -263,3 +263,21 @@ def test_intermediate_outputs_of_a_stripped_model(tmp_path):
     loaded = keras.models.load_model(tmp_path / "plain.keras")
     features = keras.Model(loaded.inputs, loaded.get_layer("block1").output)
     assert features.predict(X, verbose=0).shape == (4, 6)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore")  # of the converter
+@pytest.mark.parametrize("make", [sequential, functional])
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "stripped"])
+@pytest.mark.parametrize("signed", [True, False], ids=["signature", "no signature"])
+def test_onnx(make, cut, signed, tmp_path):
+    model = keras_sg.decouple(make(), after="block1")
+    signature = [keras.InputSpec(shape=X.shape, dtype="float32", name="x")] if signed else None
+    network, path = model if cut else keras_sg.strip(model), tmp_path / "model.onnx"
+    try:
+        network.export(path, format="onnx", input_signature=signature, verbose=False)
+    except ImportError as error:
+        pytest.skip(f"Keras needs tf2onnx to write ONNX files: {error}")
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    (served,) = session.run(None, {session.get_inputs()[0].name: X})
+    np.testing.assert_allclose(served, model.predict(X, verbose=0), rtol=0, atol=1e-6)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 
 from keras_sg import gradients
-from keras_sg.models import interfaces_in
+from keras_sg.interface import interfaces_in
 from keras_sg.types import Logs
 
 

@@ -1,6 +1,7 @@
 """Sparse updates on JAX."""
 
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import keras
@@ -8,7 +9,7 @@ import keras
 from keras_sg import nested
 from keras_sg.interface import Interface
 from keras_sg.trainers.sparse import SparseUpdates
-from keras_sg.types import Tensor
+from keras_sg.types import Tensor, Variable
 
 Values = list[Tensor]
 
@@ -20,13 +21,9 @@ class JaxSparseUpdates(SparseUpdates):
     """
 
     def __init__(self, model: keras.Model, optimizer_values: Values) -> None:
-        super().__init__(model)
-        # Asked once: the scopes in which synthesizers run know nothing of the optimizer.
-        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_values)):
-            self._due = {period: super(JaxSparseUpdates, self).due(period) for period in self.periods}
-
-    def due(self, period: int) -> Tensor:
-        return self._due[period]
+        # Asked here: the scopes in which synthesizers run know nothing of the optimizer.
+        with keras.StatelessScope(zip(model.optimizer.variables, optimizer_values)):
+            super().__init__(model)
 
     def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         synthesizer = interface.synthesizer
@@ -51,28 +48,24 @@ class JaxSparseUpdates(SparseUpdates):
         Returns:
             Tuple of the values and the optimizer's values after the update.
         """
+        with self.resting():
+            return self.optimizer.stateless_apply(optimizer_values, updates, values)
 
-        def choose(periods: list[int], resting: frozenset[int]) -> tuple[Values, Values]:
-            if not periods:
-                return self._apply_but(resting, optimizer_values, updates, values)
-            first, *others = periods
-            return jax.lax.cond(
-                self.due(first), lambda: choose(others, resting), lambda: choose(others, resting | {first})
-            )
+    def branch(
+        self, period: int, update: Callable[..., None], tensors: list[Any], variables: list[Variable]
+    ) -> None:
+        before = [variable.value for variable in variables]
+        moved: list[int] = []
 
-        return choose(self.periods, frozenset())
+        def learn() -> Values:
+            with keras.StatelessScope(zip(variables, before)) as scope:
+                given = [scope.get_current_value(variable) for variable in variables]
+                update(*tensors)
+            after = [scope.get_current_value(variable) for variable in variables]
+            moved[:] = [i for i in range(len(variables)) if after[i] is not given[i]]
+            return [after[i] for i in moved]
 
-    def _apply_but(
-        self, resting: frozenset[int], optimizer_values: Values, updates: Values, values: Values
-    ) -> tuple[Values, Values]:
-        held = self.held(resting)
-        variables = self.model.trainable_variables
-        kept = [None if id(variable) in held else update for variable, update in zip(variables, updates)]
-        if any(update is not None for update in kept):
-            with warnings.catch_warnings():
-                # Keras leaves out variables without a gradient, and warns of them.
-                warnings.filterwarnings("ignore", "Gradients do not exist for variables")
-                return self.optimizer.stateless_apply(optimizer_values, kept, values)
-        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_values)) as scope:
-            self.optimizer.iterations.assign_add(1)
-        return values, [scope.get_current_value(variable) for variable in self.optimizer.variables]
+        jax.eval_shape(learn)  # what does not move is kept out of the branch, which would copy it
+        values = jax.lax.cond(self.due(period), learn, lambda: [before[i] for i in moved])
+        for i, value in zip(moved, values):
+            variables[i].assign(value)

@@ -5,19 +5,29 @@ nor the state of their optimizer move (a gradient of zero would still move Adam'
 """
 
 import abc
+import collections
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+from keras import ops
 
 from keras_sg import _keras
 from keras_sg.interface import Interface
 from keras_sg.optimizers import DecoupledOptimizer
-from keras_sg.types import Tensor
+from keras_sg.types import Tensor, Variable
 
 Updates = list[Tensor | None]  # gradients of the trainable variables, in their order
 
 
 class SparseUpdates(abc.ABC):
     """The part of one training step that concerns interfaces with an `update_period` above 1.
+
+    Args:
+        model: the model, whose step begins.
 
     Attributes:
         interfaces: those interfaces; with none of them, all of this is Keras's own update.
@@ -30,37 +40,88 @@ class SparseUpdates(abc.ABC):
     def __init__(self, model: keras.Model) -> None:
         self.model, self.optimizer = model, model.optimizer
         self.interfaces = [interface for interface in model.interfaces if interface.update_period > 1]
+        if self.interfaces:
+            # The optimizer's count of steps is saved and restored with its state; it moves at the step's end.
+            self._count = ops.copy(self.optimizer.iterations)
 
     def due(self, period: int) -> Tensor:
         """Whether synthesizers of a period learn in this step: in steps 0, `period`, 2 `period`, ..."""
-        # The optimizer's count of steps is saved and restored with its state.
-        return keras.ops.equal(keras.ops.convert_to_tensor(self.optimizer.iterations) % period, 0)
+        return ops.equal(self._count % period, 0)
 
     @abc.abstractmethod
     def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         """Call the synthesizer of an interface so that none of its state moves in a step of rest."""
 
-    def held(self, resting: frozenset[int]) -> set[int]:
-        """The ids of the variables that stay as they are while the synthesizers of some periods rest."""
-        return {
-            id(variable)
-            for interface in self.interfaces
-            if interface.update_period in resting
-            for variable in interface.synthesizer.variables
-        }
+    @abc.abstractmethod
+    def branch(
+        self, period: int, update: Callable[..., None], tensors: list[Any], variables: list[Variable]
+    ) -> None:
+        """Call `update(*tensors)`, which writes to some of `variables`, if a period is due."""
 
-    def apply_but(self, resting: frozenset[int], updates: Updates) -> None:
-        """Update all variables but those that `held` names; at least the count of steps."""
-        held = self.held(resting)
-        pairs = [pair for pair in zip(updates, self.model.trainable_variables) if id(pair[1]) not in held]
-        if pairs:
-            self.optimizer.apply_gradients(pairs)
-        else:
-            self.optimizer.iterations.assign_add(1)
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Within, what the optimizer applies leaves the synthesizers that are not due as they are.
 
-    @property
-    def periods(self) -> list[int]:
-        return sorted({interface.update_period for interface in self.interfaces})
+        Each of the optimizers that do the work is called once for the variables of each period, in a branch,
+        and once for all others. Its calls begin with the same count of steps (and whatever else it has for
+        all variables together), so that they make one step.
+        """
+        optimizers = _keras.single_optimizers(self.optimizer) if self.interfaces else []
+        norms = [optimizer.global_clipnorm for optimizer in optimizers]
+        for optimizer, norm in zip(optimizers, norms):
+            # The norm is that of all gradients, whatever the calls that apply them.
+            vars(optimizer).update(
+                apply=functools.partial(self._apply, optimizer, norm), global_clipnorm=None
+            )
+        try:
+            yield
+        finally:
+            for optimizer, norm in zip(optimizers, norms):
+                vars(optimizer).pop("apply", None)
+                optimizer.global_clipnorm = norm
+
+    def _apply(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        norm: float | None,
+        grads: Updates,
+        trainable_variables: list[Variable] | None = None,
+    ) -> None:
+        """`optimizer.apply`, period by period."""
+        if norm:
+            grads = _keras.clip_by_global_norm(grads, norm * (optimizer.loss_scale_factor or 1.0))
+        own = _keras.built_for(optimizer) if trainable_variables is None else trainable_variables
+        periods, pairs = self._periods(), collections.defaultdict(list)
+        for gradient, variable in zip(grads, own, strict=True):
+            pairs[periods[id(variable)]].append((gradient, variable))
+        always = pairs.pop(1, [])
+
+        common = _keras.common_state(optimizer)
+        before = [ops.copy(variable) for variable in common]
+
+        def update(before: list[Tensor], grads: Updates, variables: list[Variable]) -> None:
+            for variable, value in zip(common, before):
+                variable.assign(value)
+            type(optimizer).apply(optimizer, grads, variables)
+
+        for period, learning in pairs.items():
+            gradients, variables = map(list, zip(*learning))
+            if any(gradient is not None for gradient in gradients):
+                learn = functools.partial(update, variables=variables)
+                self.branch(period, learn, [before, gradients], variables + optimizer.variables)
+        if any(gradient is not None for gradient, _ in always):
+            update(before, *map(list, zip(*always)))
+        elif optimizer is _keras.inner_optimizer(self.optimizer):
+            optimizer.iterations.assign(self._count + 1)  # every step counts, even if nothing learns in it
+
+    def _periods(self) -> dict[int, int]:
+        """The period of each trainable variable, by its id; 1 for those that are not in a synthesizer."""
+        periods: dict[int, int] = collections.defaultdict(lambda: 1)
+        for interface in self.interfaces:
+            for variable in interface.synthesizer.trainable_variables:
+                # What several synthesizers share rests as soon as one of them does.
+                periods[id(variable)] = math.lcm(periods[id(variable)], interface.update_period)
+        return periods
 
 
 def check_optimizer(model: keras.Model) -> None:

@@ -21,7 +21,6 @@ class TensorFlowSparseUpdates(SparseUpdates):
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
-        self._due: dict[int, Tensor] = {}
         if self.interfaces:
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             if replicas > 1 and model.steps_per_execution > 1:
@@ -35,12 +34,6 @@ class TensorFlowSparseUpdates(SparseUpdates):
                 # Its variables cannot be made in a branch of the graph.
                 with tf.init_scope():
                     self.optimizer.build(model.trainable_variables)
-
-    def due(self, period: int) -> Tensor:
-        # Once a step and replica: the optimizer's count moves at its end.
-        if period not in self._due:
-            self._due[period] = super().due(period)
-        return self._due[period]
 
     def predict(self, interface: Interface, inputs: Tensor) -> Tensor:
         state = interface.synthesizer.non_trainable_variables
@@ -77,34 +70,27 @@ class TensorFlowSparseUpdates(SparseUpdates):
 
     def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
-        if not self.interfaces:
+        with self.resting():
             self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
-        elif tf.__internal__.distribute.strategy_supports_no_merge_call():
-            self._choose(updates, lambda function, *args: function(*args))
-        else:
-            # A branch that reduces over replicas must be chosen outside of them (as Keras's own
-            # LossScaleOptimizer does it).
-            def choose(strategy: tf.distribute.Strategy, updates: Updates) -> None:
-                self._choose(
-                    updates, lambda function, *args: strategy.extended.call_for_each_replica(function, args)
-                )
 
-            tf.distribute.get_replica_context().merge_call(choose, args=(updates,))
+    def branch(
+        self, period: int, update: Callable[..., None], tensors: list[Any], variables: list[Variable]
+    ) -> None:
+        def choose(due: Tensor, run: Callable[..., Any], tensors: list[Any]) -> None:
+            # tf.cond wants values
+            def learn() -> Tensor:
+                run(update, tensors)
+                return tf.constant(0)
 
-    def _choose(self, updates: Updates, run: Callable[..., Any]) -> None:
-        """Apply `updates` in the branch in which just the synthesizers that are due are updated."""
+            tf.cond(due, learn, lambda: tf.constant(0))
 
-        def choose(periods: list[int], resting: frozenset[int]) -> Tensor:
-            if periods:
-                first, *others = periods
-                tf.cond(
-                    # Asked anew: outside of the replicas, where this may run, theirs is another tensor.
-                    super(TensorFlowSparseUpdates, self).due(first),
-                    lambda: choose(others, resting),
-                    lambda: choose(others, resting | {first}),
-                )
-            else:
-                run(self.apply_but, resting, updates)
-            return tf.constant(0)  # tf.cond wants a value
+        if tf.__internal__.distribute.strategy_supports_no_merge_call():
+            return choose(self.due(period), lambda function, tensors: function(*tensors), tensors)
 
-        choose(self.periods, frozenset())
+        # A branch that reduces over replicas must be chosen outside of them (as Keras's own
+        # LossScaleOptimizer does it).
+        def choose_outside(strategy: tf.distribute.Strategy, due: Tensor, tensors: list[Any]) -> None:
+            due_for_all = strategy.experimental_local_results(due)[0]
+            choose(due_for_all, strategy.extended.call_for_each_replica, tensors)
+
+        tf.distribute.get_replica_context().merge_call(choose_outside, args=(self.due(period), tensors))

@@ -1,9 +1,12 @@
 """Sparse updates on PyTorch."""
 
+from collections.abc import Callable
+from typing import Any
+
 from keras_sg import nested
 from keras_sg.interface import Interface
 from keras_sg.trainers.sparse import SparseUpdates, Updates
-from keras_sg.types import Tensor
+from keras_sg.types import Tensor, Variable
 
 
 class TorchSparseUpdates(SparseUpdates):
@@ -17,6 +20,13 @@ class TorchSparseUpdates(SparseUpdates):
         nested.settle(synthesizer, state)
         return prediction
 
+    def branch(
+        self, period: int, update: Callable[..., None], tensors: list[Any], variables: list[Variable]
+    ) -> None:
+        if self.due(period):
+            update(*tensors)
+
     def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
-        self.apply_but(frozenset(period for period in self.periods if not self.due(period)), updates)
+        with self.resting():
+            self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))

@@ -16,7 +16,7 @@ from models import CLASSES, FEATURES, data
 
 import keras_sg
 from keras_sg import DecoupledModel, SyntheticGradient, SyntheticLoss, synthesizers
-from keras_sg.models import interfaces_in
+from keras_sg.interface import interfaces_in
 
 EPOCHS, BATCH = 2, 4  # four steps an epoch
 EAGERLY = keras.backend.backend() != "jax"  # how a few steps are quickest
