@@ -74,7 +74,8 @@ def decouple(
     given = [after] if isinstance(after, (str, keras.Layer)) else after
     names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
-    return _as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
+    cut = _insert(model, names, _wrapper(interface, options))
+    return _as_model(cut, DecoupledModel, trainable=model.trainable)
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -174,11 +175,13 @@ def _clone(
     )
 
 
-def _as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model) -> keras.Model:
+def _as_model(
+    model: keras.Model, model_class: type[keras.Model] = keras.Model, trainable: bool = True
+) -> keras.Model:
     """The graph of `model` once more, neither compiled nor of a class of its own."""
     if isinstance(model, keras.Sequential):
-        return model_class(model.inputs[0], model.outputs[0], name=model.name)
-    return model_class(model.input, model.output, name=model.name)
+        return model_class(model.inputs[0], model.outputs[0], name=model.name, trainable=trainable)
+    return model_class(model.input, model.output, name=model.name, trainable=trainable)
 
 
 def _paths(model: keras.Model, prefix: str = "") -> Iterator[str]:

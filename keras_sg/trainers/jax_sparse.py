@@ -5,7 +5,7 @@ import warnings
 import jax
 import keras
 
-from keras_sg import nested
+from keras_sg import clipping, nested
 from keras_sg.interface import Interface
 from keras_sg.trainers.sparse import SparseUpdates
 from keras_sg.types import Tensor
@@ -69,7 +69,7 @@ class JaxSparseUpdates(SparseUpdates):
         variables = self.model.trainable_variables
         kept = [None if id(variable) in held else update for variable, update in zip(variables, updates)]
         if any(update is not None for update in kept):
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), clipping.apart(self.optimizer, zip(kept, variables)):
                 # Keras leaves out variables without a gradient, and warns of them.
                 warnings.filterwarnings("ignore", "Gradients do not exist for variables")
                 return self.optimizer.stateless_apply(optimizer_values, kept, values)

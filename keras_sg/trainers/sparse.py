@@ -8,7 +8,7 @@ import abc
 
 import keras
 
-from keras_sg import _keras
+from keras_sg import _keras, clipping
 from keras_sg.interface import Interface
 from keras_sg.optimizers import DecoupledOptimizer
 from keras_sg.types import Tensor
@@ -54,7 +54,8 @@ class SparseUpdates(abc.ABC):
         held = self.held(resting)
         pairs = [pair for pair in zip(updates, self.model.trainable_variables) if id(pair[1]) not in held]
         if pairs:
-            self.optimizer.apply_gradients(pairs)
+            with clipping.apart(self.optimizer, pairs):
+                self.optimizer.apply_gradients(pairs)
         else:
             self.optimizer.iterations.assign_add(1)
 

@@ -78,7 +78,7 @@ class TensorFlowSparseUpdates(SparseUpdates):
     def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
         if not self.interfaces:
-            self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
+            self.apply_but(frozenset(), updates)
         elif tf.__internal__.distribute.strategy_supports_no_merge_call():
             self._choose(updates, lambda function, *args: function(*args))
         else:
