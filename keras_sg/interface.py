@@ -55,7 +55,7 @@ class Interface(keras.layers.Wrapper):
         self.update_period = _check_period(update_period)
         self.synthesizer: keras.Layer = None
         self._trainable_parts: tuple[bool, ...] | None = None  # what to restore of the synthesizer
-        if self.trainable and not kwargs.get("trainable", True):
+        if not kwargs.get("trainable", True):
             self.trainable = False
         self.supports_masking = True
         self._initial_mix = gradients.check_mix(mix)
@@ -267,6 +267,7 @@ class Interface(keras.layers.Wrapper):
     def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
         config = dict(config)
         check_readable(config.pop("keras_sg_version", None))
+        config.pop("trainable", None)  # the layer's configuration says it, of each layer inside it
         parts = config.pop("synthesizer_trainable", None)
         interface = super().from_config(config, custom_objects=custom_objects)
         interface._trainable_parts = None if parts is None else tuple(parts)
