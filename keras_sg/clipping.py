@@ -50,9 +50,7 @@ def _clipped(
     ]
 
 
-def _each_kind(
-    kinds: list[bool], clip: Callable[[Gradients], Gradients], gradients: Gradients
-) -> Gradients:
+def _each_kind(kinds: list[bool], clip: Callable[[Gradients], Gradients], gradients: Gradients) -> Gradients:
     """`clip`, called once with the gradients of each kind; `kinds` says of each which it is."""
     clipped = list(gradients)
     for kind in (False, True):

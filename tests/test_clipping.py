@@ -22,7 +22,8 @@ OPTIMIZERS = {
 def network():
     keras.utils.set_random_seed(0)
     blocks = [layers.Dense(units, "tanh", name=f"block{units}") for units in (5, 4)]
-    return keras.Sequential([keras.Input((FEATURES,)), *blocks, layers.Dense(3, name="last", dtype="float32")])
+    last = layers.Dense(3, name="last", dtype="float32")
+    return keras.Sequential([keras.Input((FEATURES,)), *blocks, last])
 
 
 def cut(network, **options):
@@ -79,8 +80,8 @@ def test_the_modules_own_steps_while_synthesizers_rest():
 
 def test_an_optimizer_in_keras_own_pair():
     """It has a module and the synthesizers, another optimizer the last module."""
-    pair = [OPTIMIZERS["sgd"](), keras.optimizers.SGD(0.0)]
-    multi = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(pair[0], {"(.*/)?last/.*": pair[1]}))
+    still = {"(.*/)?last/.*": keras.optimizers.SGD(0.0)}
+    multi = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(OPTIMIZERS["sgd"](), still))
     frozen = network()
     frozen.get_layer("last").trainable = False
     plain = trained(frozen, OPTIMIZERS["sgd"]())

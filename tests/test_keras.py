@@ -189,7 +189,7 @@ def test_a_scope_inside_half_precision_keeps_values_as_they_are():
 
 @pytest.mark.parametrize("accumulated", [None, 2])
 def test_an_optimizer_can_be_made_to_clip_otherwise(accumulated):
-    """`clip` sees what the optimizer would have clipped: unscaled, accumulated, without what has no gradient."""
+    """`clip` sees what the optimizer would have clipped: unscaled, accumulated, and no None."""
     values = [keras.Variable([0.0]), keras.Variable([0.0]), keras.Variable([0.0, 0.0])]
     sgd = keras.optimizers.SGD(
         1.0, global_clipnorm=1.0, loss_scale_factor=2.0, gradient_accumulation_steps=accumulated
