@@ -4,7 +4,9 @@ Each has its own test in `tests/test_keras.py`, so that a Keras release that mov
 noticed there first.
 """
 
-from collections.abc import Iterable
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -198,6 +200,24 @@ def common_state(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     It has them as attributes, and those of each weight in lists.
     """
     return [found for found in vars(optimizer).values() if isinstance(found, keras.Variable)]
+
+
+@contextlib.contextmanager
+def clipping(optimizer: keras.optimizers.Optimizer, clip: Callable[..., list[Tensor]]) -> Iterator[None]:
+    """Within, an optimizer clips gradients as `clip` does.
+
+    Args:
+        optimizer: a built optimizer, none that wraps others.
+        clip: from the optimizer's own way to clip, a function of a list, and a list of gradients to
+            a list: those of the variables that it is applied to and that have one, in their order,
+            unscaled and, where it accumulates them, accumulated.
+    """
+    own = functools.partial(type(optimizer)._clip_gradients, optimizer)
+    vars(optimizer)["_clip_gradients"] = functools.partial(clip, own)
+    try:
+        yield
+    finally:
+        vars(optimizer).pop("_clip_gradients", None)  # another replica may have been here
 
 
 class Knob:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients, labels, synthesizers, weights
+from keras_sg import _keras, gradients, labels, owners, synthesizers, weights
 from keras_sg.graph import is_graph
 from keras_sg.step import Step
 from keras_sg.types import Config, Nested, Shape, Tensor
@@ -60,12 +60,28 @@ class Interface(keras.layers.Wrapper):
         self.loss = loss
         self.update_period = _check_period(update_period)
         self.synthesizer: keras.Layer = None
+        self._trainable_parts: tuple[bool, ...] | None = None  # what to restore of the synthesizer
+        if not kwargs.get("trainable", True):
+            self.trainable = False
         self.supports_masking = True
         self._initial_mix = gradients.check_mix(mix)
         self._mix: _keras.Knob | None = None
         self._warned = False
         self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
         _keras.register_step(self)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the *module* is trained: `trainable` of the layer, of which it is another name.
+
+        The synthesizer teaches the modules below. So it goes on learning above a frozen module, and has
+        a `trainable` of its own.
+        """
+        return self.layer.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.layer.trainable = value
 
     @property
     def mix(self) -> float:
@@ -130,6 +146,9 @@ class Interface(keras.layers.Wrapper):
         finally:
             keras.config.set_dtype_policy(policy)
         predicted = self.synthesizer.compute_output_spec(seen)
+        owners.claim(self.synthesizer)
+        for part, trainable in zip(_parts(self.synthesizer), self._trainable_parts or ()):
+            part.trainable = trainable
         self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
 
     @property
@@ -312,10 +331,14 @@ class Interface(keras.layers.Wrapper):
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
 
     def get_config(self) -> Config:
+        parts = self._trainable_parts
+        if self.synthesizer is not None:
+            parts = tuple(part.trainable for part in _parts(self.synthesizer))
         return {
             **super().get_config(),
             "keras_sg_version": __version__,
             "synthesizer": self._serialized_synthesizer(),
+            "synthesizer_trainable": parts and list(parts),
             "num_classes": self.num_classes,
             "label_size": self.label_size,
             "loss": self.loss,
@@ -327,7 +350,11 @@ class Interface(keras.layers.Wrapper):
     def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
         config = dict(config)
         check_readable(config.pop("keras_sg_version", None))
-        return super().from_config(config, custom_objects=custom_objects)
+        config.pop("trainable", None)  # the layer's configuration says it, of each layer inside it
+        parts = config.pop("synthesizer_trainable", None)
+        interface = super().from_config(config, custom_objects=custom_objects)
+        interface._trainable_parts = None if parts is None else tuple(parts)
+        return interface
 
     def _serialized_synthesizer(self) -> Any:
         try:
@@ -345,6 +372,11 @@ def interfaces_in(layer: keras.Layer) -> list[Interface]:
     """The interfaces inside `layer`, at any depth, itself among them, each once, in order."""
     found = [inner for inner in (layer, *_keras.sublayers(layer)) if isinstance(inner, Interface)]
     return list({id(interface): interface for interface in found}.values())
+
+
+def _parts(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer and all that are inside it, each behind what holds it."""
+    return [layer, *_keras.sublayers(layer)]
 
 
 def _check_period(update_period: int) -> int:

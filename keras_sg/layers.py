@@ -54,7 +54,7 @@ class SyntheticGradient(Interface):
         update_period: the synthesizer learns in every so many-th step, beginning with the first;
             in the others its backward pass is left out, and its weights and the state of its
             optimizer stay as they are. More than 1 needs a `DecoupledModel`.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable`.
+        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer).
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.
@@ -66,6 +66,8 @@ class SyntheticGradient(Interface):
     Attributes:
         layer: the wrapped layer.
         synthesizer: the synthesizer, a Keras layer once the interface is built.
+        trainable: whether the layer is trained. The synthesizer, from which the modules below learn,
+            is trained unless its own `trainable` is False.
 
     Raises:
         ValueError: an argument is not as described; the layer's output cannot be an interface;
@@ -168,7 +170,7 @@ class SyntheticLoss(Interface):
             summed over the elements of `h` and averaged over the batch.
         mix: as for `SyntheticGradient`.
         update_period: as for `SyntheticGradient`.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable`.
+        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer).
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.
@@ -180,6 +182,8 @@ class SyntheticLoss(Interface):
     Attributes:
         layer: the wrapped layer.
         synthesizer: the synthesizer, a Keras layer once the interface is built.
+        trainable: whether the layer is trained. The synthesizer, from which the modules below learn,
+            is trained unless its own `trainable` is False.
 
     Raises:
         ValueError: as for `SyntheticGradient`; or it is trained outside a `DecoupledModel`.

@@ -1,15 +1,29 @@
 """Two optimizers in one: for the modules, and for the synthesizers."""
 
+from typing import Any
+
 import keras
 
-from keras_sg import _keras
-from keras_sg.synthesizers import SCOPE
+from keras_sg import _keras, owners
 from keras_sg.types import Tensor, Variable
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class SynthesizerMap(keras.optimizers.OptimizerMap):
+    """Maps the variables of synthesizers to the one optimizer in it, all others to the default one."""
+
+    def __call__(self, variable: Variable) -> keras.optimizers.Optimizer:
+        (of_synthesizers,) = self.values()
+        return of_synthesizers if owners.of_synthesizer(variable) else self.default_optimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
 class DecoupledOptimizer(keras.optimizers.MultiOptimizer):
     """A `keras.optimizers.MultiOptimizer` that can leave variables out; see `decoupled_optimizer`."""
+
+    def __init__(self, optimizer_map: keras.optimizers.OptimizerMap, **options: Any) -> None:
+        # Older files hold Keras's map, which went by a pattern for the paths of synthesizers.
+        super().__init__(SynthesizerMap(optimizer_map.default_optimizer, dict(optimizer_map)), **options)
 
     def apply(self, grads: list[Tensor | None], trainable_variables: list[Variable] | None = None) -> None:
         """As Keras's, and a part of the variables will do: an optimizer with none of them rests.
@@ -37,9 +51,9 @@ def decoupled_optimizer(
 ) -> DecoupledOptimizer:
     """One optimizer for the modules, another for the synthesizers.
 
-    A `keras.optimizers.MultiOptimizer` that sends the variables of every synthesizer (those
-    with `keras_sg_synthesizer` in their path) to the second optimizer and all others to the
-    first. It saves, loads and resumes as one optimizer; learning-rate callbacks act on both.
+    A `keras.optimizers.MultiOptimizer` that sends the variables of every interface's synthesizer
+    to the second optimizer and all others to the first. It saves, loads and resumes as one
+    optimizer; learning-rate callbacks act on both.
 
     Args:
         optimizer: Keras optimizer, or the string id of one, for the modules.
@@ -71,7 +85,7 @@ def decoupled_optimizer(
             "all weights with one, pass it to compile() as it is. "
             f"Received: {optimizer!r} twice (of type {type(optimizer).__name__})."
         )
-    return DecoupledOptimizer(keras.optimizers.OptimizerMap(modules, {f"(.*/)?{SCOPE}/.*": synthesizers}))
+    return DecoupledOptimizer(SynthesizerMap(modules, {"synthesizers": synthesizers}))
 
 
 def _single(optimizer: str | keras.optimizers.Optimizer, argument: str) -> keras.optimizers.Optimizer:

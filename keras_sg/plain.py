@@ -76,10 +76,12 @@ def clone(
     )
 
 
-def as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model) -> keras.Model:
+def as_model(
+    model: keras.Model, model_class: type[keras.Model] = keras.Model, trainable: bool = True
+) -> keras.Model:
     """The graph of `model` once more, neither compiled nor of a class of its own."""
     outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    return model_class(_inputs(model), outputs, name=model.name)
+    return model_class(_inputs(model), outputs, name=model.name, trainable=trainable)
 
 
 def _inputs(model: keras.Model) -> Nested:

@@ -73,7 +73,8 @@ def decouple(
     given = [after] if isinstance(after, (str, keras.Layer)) else after
     names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
-    return as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
+    cut = _insert(model, names, _wrapper(interface, options))
+    return as_model(cut, DecoupledModel, trainable=model.trainable)
 
 
 def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: bool = False) -> keras.Model:

@@ -216,3 +216,28 @@ def test_clip_by_global_norm():
     clipped = _keras.clip_by_global_norm([keras.ops.ones((3,)), None, keras.ops.ones(())], 1.0)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(clipped[0]), [0.5] * 3, rtol=1e-6)
     assert clipped[1] is None and float(clipped[2]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_an_optimizer_can_be_made_to_clip_otherwise(accumulated):
+    """`clip` sees what the optimizer would have clipped: unscaled, accumulated, and no None."""
+    values = [keras.Variable([0.0]), keras.Variable([0.0]), keras.Variable([0.0, 0.0])]
+    sgd = keras.optimizers.SGD(
+        1.0, global_clipnorm=1.0, loss_scale_factor=2.0, gradient_accumulation_steps=accumulated
+    )
+    sgd.build(values)
+    shapes, ones = [], keras.ops.ones
+
+    def last_alone(own, gradients):
+        shapes.append([tuple(gradient.shape) for gradient in gradients])
+        return [*gradients[:-1], *own(gradients[-1:])]
+
+    gradients = [6.0 * ones(1), None, keras.ops.convert_to_tensor([6.0, 8.0])]
+    with _keras.clipping(sgd, last_alone):
+        for _ in range(accumulated or 1):
+            with pytest.warns(UserWarning, match="Gradients do not exist"):
+                sgd.apply(gradients, values)
+    assert {((1,), (2,))} == set(map(tuple, shapes))
+    for value, expected in zip(values, ([-3.0], [0.0], [-0.6, -0.8])):  # [3, 4] has norm 5
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(value), expected, rtol=1e-6)
+    assert "_clip_gradients" not in vars(sgd)

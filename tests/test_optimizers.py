@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_sg
+from keras_sg import _keras
 
 
 def trained(optimizer, synthesizer="linear", epochs=3):
@@ -62,3 +63,80 @@ def test_learning_rate_schedules_act_on_both():
     model.compile(optimizer, "mse")
     model.fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0, callbacks=[callback])
     assert [float(inner.learning_rate.numpy()) for inner in optimizer.optimizers] == pytest.approx([0.4, 0.2])
+
+
+@keras.saving.register_keras_serializable(package="optimizers")
+class Late(layers.Layer):
+    """Makes its layers when it is made, and their variables when it is first called."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+        self.hidden, self.out = layers.Dense(2, "tanh"), layers.Dense(units, kernel_initializer="zeros")
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def cut_by_hand(synthesizer, name="module", model_class=keras_sg.DecoupledModel):
+    inputs = keras.Input((3,))
+    h = keras_sg.SyntheticGradient(layers.Dense(4, name=name), synthesizer)(inputs)
+    return model_class(inputs, layers.Dense(1, name="last")(h))
+
+
+def decoupled(synthesizer):
+    plain = [keras.Input((3,)), layers.Dense(4, name="keras_sg_synthesizer"), layers.Dense(1)]
+    return keras_sg.decouple(keras.Sequential(plain), "keras_sg_synthesizer", synthesizer=synthesizer)
+
+
+MODELS = {
+    "variables made by the first call": lambda: cut_by_hand(Late(4)),
+    "the same, of a callable": lambda: cut_by_hand(lambda shape: Late(shape[-1])),
+    "modules of the synthesizers' name": lambda: cut_by_hand("linear", "keras_sg_synthesizer"),
+    "cut behind one": lambda: decoupled("linear"),
+    "cut again": lambda: keras_sg.decouple(
+        keras_sg.strip(decoupled(Late(4))), "keras_sg_synthesizer", synthesizer=Late(4)
+    ),
+    "plain": lambda: cut_by_hand(Late(4), "keras_sg_synthesizer", keras.Model),
+}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.filterwarnings("ignore:`build.*was called on layer")
+def test_whose_variables_they_are(case, policy, tmp_path):
+    """By what they are, not by where they were made; of what is loaded and cloned, too."""
+    keras.config.set_dtype_policy(policy)
+    model = MODELS[case]()
+    clone = keras.models.clone_model(model)
+    for each in (model, clone):
+        each.compile(keras_sg.decoupled_optimizer("sgd", "adam"), "mse")
+        each.optimizer.build(each.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    for each in (model, clone, keras.models.load_model(tmp_path / "model.keras")):
+        optimizer = _keras.inner_optimizer(each.optimizer)
+        (interface,) = keras_sg.models.interfaces_in(each)
+        adam, sgd = optimizer.optimizers
+        ours = [id(v) for v in interface.synthesizer.trainable_variables]
+        others = [id(v) for v in each.trainable_variables if id(v) not in ours]
+        assert [id(v) for v in _keras.built_for(adam)] == ours
+        assert [id(v) for v in _keras.built_for(sgd)] == others
+        assert len(ours) >= 2 and len(others) == 4
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(_keras.inner_optimizer(model.optimizer)))
+    assert _keras.optimizer_of(again, model.trainable_variables[-1]).name == "sgd"
+
+
+def test_the_map_of_an_older_file_is_read():
+    """It went by paths, and sent what was made by a first call to the modules' optimizer."""
+    optimizer_map = keras.optimizers.OptimizerMap(
+        keras.optimizers.SGD(), {"(.*/)?keras_sg_synthesizer/.*": keras.optimizers.Adam()}
+    )
+    config = {"optimizer_map": keras.saving.serialize_keras_object(optimizer_map), "name": "older"}
+    older = keras_sg.optimizers.DecoupledOptimizer.from_config({**config, "loss_scale_factor": None})
+    assert [type(inner).__name__ for inner in older.optimizers] == ["Adam", "SGD"] and older.name == "older"
+    model = MODELS["modules of the synthesizers' name"]()
+    found = {v.path: _keras.optimizer_of(older, v).name for v in model.trainable_variables}
+    assert list(found.values()) == ["sgd", "sgd", "adam", "adam", "sgd", "sgd"], found

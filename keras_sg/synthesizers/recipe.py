@@ -9,7 +9,7 @@ import keras
 from keras_sg.labels import Label
 from keras_sg.types import Config, Shape
 
-# The variables of every synthesizer carry this in their path; optimizers tell them apart by it.
+# The variables of a synthesizer carry this in their path, for people to read.
 SCOPE = "keras_sg_synthesizer"
 
 
@@ -58,7 +58,7 @@ class Existing(Synthesizer):
     """The recipe of a layer that is there already: the layer itself.
 
     A layer that is built already is copied, weights included, so that its variables live under
-    the one interface they serve (and an optimizer for synthesizers finds them).
+    the one interface they serve.
 
     Args:
         layer: Keras layer or model.

@@ -48,7 +48,7 @@ class JaxSparseUpdates(SparseUpdates):
         Returns:
             Tuple of the values and the optimizer's values after the update.
         """
-        with self.resting():
+        with self.applying(updates):
             return self.optimizer.stateless_apply(optimizer_values, updates, values)
 
     def branch(

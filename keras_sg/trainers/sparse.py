@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg import _keras
+from keras_sg import _keras, clipping, owners
 from keras_sg.interface import Interface
 from keras_sg.optimizers import DecoupledOptimizer
 from keras_sg.types import Tensor, Variable
@@ -59,17 +59,31 @@ class SparseUpdates(abc.ABC):
         """Call `update(*tensors)`, which writes to some of `variables`, if a period is due."""
 
     @contextlib.contextmanager
-    def resting(self) -> Iterator[None]:
+    def applying(self, updates: Updates) -> Iterator[None]:
+        """Within, the optimizer applies updates: modules clipped by themselves, nothing that is not due moved.
+
+        Args:
+            updates: the gradients of all trainable variables.
+        """
+        if self.interfaces:
+            with self._resting():
+                yield
+        else:
+            with clipping.apart(self.optimizer, zip(updates, self.model.trainable_variables)):
+                yield
+
+    @contextlib.contextmanager
+    def _resting(self) -> Iterator[None]:
         """Within, what the optimizer applies leaves the synthesizers that are not due as they are.
 
         Each of the optimizers that do the work is called once for the variables of each period, in a branch,
         and once for all others. Its calls begin with the same count of steps (and whatever else it has for
         all variables together), so that they make one step.
         """
-        optimizers = _keras.single_optimizers(self.optimizer) if self.interfaces else []
+        optimizers = _keras.single_optimizers(self.optimizer)
         norms = [optimizer.global_clipnorm for optimizer in optimizers]
         for optimizer, norm in zip(optimizers, norms):
-            # The norm is that of all gradients, whatever the calls that apply them.
+            # The norm is that of all gradients of a kind, whatever the calls that apply them.
             vars(optimizer).update(
                 apply=functools.partial(self._apply, optimizer, norm), global_clipnorm=None
             )
@@ -88,9 +102,11 @@ class SparseUpdates(abc.ABC):
         trainable_variables: list[Variable] | None = None,
     ) -> None:
         """`optimizer.apply`, period by period."""
-        if norm:
-            grads = _keras.clip_by_global_norm(grads, norm * (optimizer.loss_scale_factor or 1.0))
         own = _keras.built_for(optimizer) if trainable_variables is None else trainable_variables
+        if norm:
+            limit = norm * (optimizer.loss_scale_factor or 1.0)
+            kinds = [owners.of_synthesizer(variable) for variable in own]
+            grads = clipping.each_kind(kinds, lambda part: _clipped(part, limit), grads)
         periods, pairs = self._periods(), collections.defaultdict(list)
         for gradient, variable in zip(grads, own, strict=True):
             pairs[periods[id(variable)]].append((gradient, variable))
@@ -122,6 +138,11 @@ class SparseUpdates(abc.ABC):
                 # What several synthesizers share rests as soon as one of them does.
                 periods[id(variable)] = math.lcm(periods[id(variable)], interface.update_period)
         return periods
+
+
+def _clipped(gradients: Updates, limit: float) -> Updates:
+    some = any(gradient is not None for gradient in gradients)
+    return _keras.clip_by_global_norm(gradients, limit) if some else gradients
 
 
 def check_optimizer(model: keras.Model) -> None:

@@ -70,7 +70,7 @@ class TensorFlowSparseUpdates(SparseUpdates):
 
     def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
-        with self.resting():
+        with self.applying(updates):
             self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
 
     def branch(

@@ -28,5 +28,5 @@ class TorchSparseUpdates(SparseUpdates):
 
     def apply(self, updates: Updates) -> None:
         """Update all variables but those of synthesizers that are not due."""
-        with self.resting():
+        with self.applying(updates):
             self.optimizer.apply_gradients(zip(updates, self.model.trainable_variables))
