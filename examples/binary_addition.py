@@ -23,16 +23,20 @@ import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 import keras_sg
 from examples import runs
 from examples.data import prefetched
+from examples.needs import needs
 from keras_sg import plotting
+
+with needs("tensorflow,examples"):
+    import tensorflow as tf
 
 BITS, EXAMPLES, BATCH = 8, 100, 10
 PASSES_PER_RECORD = 100
+MEASURES = ("passes", "mean_error", "bit_accuracy", "exact_sums", "post_sum")
 ARMS = {
     "baseline": lambda module: module,
     "backprop": lambda module: module,
@@ -154,16 +158,17 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/binary_addition"))
     args = parser.parse_args(argv)
 
+    runs.can_draw()
+    results = runs.Results(args.output, MEASURES)
     x, y = load(args.seed)
     batches = prefetched(tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).repeat(PASSES_PER_RECORD))
-    results = runs.Results(args.output)
     for arm in ARMS if args.arm == "all" else [args.arm]:
         keras.utils.set_random_seed(args.seed)
         rates = [
             default if given is None else given
             for given, default in zip((args.learning_rate, args.synthesizer_learning_rate), RATES[arm])
         ]
-        record = {"arm": arm, "seed": args.seed, "learning_rates": rates}
+        record = {"arm": arm, "settings": {"seed": args.seed, "learning_rates": rates}}
         build(arm, *rates).fit(
             batches,
             epochs=-(-args.passes // PASSES_PER_RECORD),
