@@ -77,7 +77,7 @@ def _loaded(history: History) -> dict[str, Any]:
     if isinstance(found, dict):
         return found
     raise ValueError(
-        f"{KINDS} Received: {history!r} (of type {type(history).__name__}), "
+        f"{KINDS} Received something else: {history!r} (of type {type(history).__name__}), "
         f"which holds {type(found).__name__}."
     )
 

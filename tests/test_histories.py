@@ -86,7 +86,7 @@ def test_series_by_step_and_what_is_no_series():
 
 @pytest.mark.parametrize("wrong", [3, None, [1.0, 2.0]])
 def test_what_is_no_history(wrong, tmp_path):
-    with pytest.raises(ValueError, match=rf"(?s)A history is what fit.*of type {type(wrong).__name__}"):
+    with pytest.raises(ValueError, match=rf"(?s)Received something else: .*of type {type(wrong).__name__}"):
         histories.read(wrong)
     path = tmp_path / "list.json"
     path.write_text("[1, 2]")
