@@ -110,13 +110,13 @@ class Benchmark:
         """The part `step` of an arm."""
         module, shape = EXPERIMENTS[experiment]
         args = self.arguments(experiment, "steps")
-        results = runs.Results(args.output)
+        results = tables.steps_of(args.output)
         settings = {
             "batch_size": args.batch_size,
             "dtype_policy": args.dtype_policy,
             "steps": self.args.steps,
         }
-        record = results.begin(arm, settings | self.where, resume=True, series=("step_ms",))
+        record = results.begin(arm, settings | self.where, resume=True)
         if record["step_ms"]:
             return
         self.begin(experiment, arm, "step")
@@ -195,6 +195,7 @@ def main(argv=None):
     if missing:
         parser.error(f"there are no data for the experiments asked for: give {' or '.join(missing)} FILE.npz")
 
+    tables.summary(args.output, EXPERIMENTS)  # what is there can be read, then, and added to
     keras.config.set_dtype_policy(args.dtype_policy)
     try:
         Benchmark(args).run()

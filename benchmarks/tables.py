@@ -17,6 +17,11 @@ R2RT = {
 }
 
 
+def steps_of(folder):
+    """The `runs.Results` of timed steps."""
+    return runs.Results(folder, series=("step_ms",))
+
+
 def summary(output, experiments):
     """The rows of both tables, from the results in the folder `output`."""
     found = {"training": [], "steps": []}
@@ -28,7 +33,7 @@ def summary(output, experiments):
             found["training"].append(
                 _trained(experiment, arm, [there[arm] for there in records.values() if arm in there])
             )
-        for arm, record in runs.Results(output / experiment / "steps").records.items():
+        for arm, record in steps_of(output / experiment / "steps").records.items():
             found["steps"].append(_stepped(experiment, arm, record))
     for rows, measure in ((found["training"], "seconds"), (found["steps"], "step_ms")):
         baselines = {row["experiment"]: row[measure] for row in rows if row["arm"] == "backprop"}

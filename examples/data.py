@@ -12,12 +12,15 @@ is the fastest, and by `Batches` on the others, which then train without TensorF
 import copy
 import functools
 import hashlib
+import importlib
 import math
 import zipfile
 import zlib
 
 import keras
 import numpy as np
+
+from examples.needs import needs
 
 CLASSES = 10
 TEST_BATCH = 1000
@@ -26,7 +29,9 @@ TEST_BATCH = 1000
 @functools.lru_cache(maxsize=1)
 def fetch(name, data_dir):
     """The training and the test split of a TFDS data set."""
-    import tensorflow_datasets as tfds
+    with needs("tensorflow,examples"):
+        importlib.import_module("tensorflow")  # without which TFDS can be imported, and not used
+        import tensorflow_datasets as tfds
 
     folder = data_dir or "~/tensorflow_datasets"
     if not tfds.builder(name, data_dir=data_dir).is_prepared():

@@ -75,6 +75,8 @@ def main(args, dataset, shape, arms, build, title, zoom=0.05):
     if args.plot:
         runs.plot(args.plot, title, zoom)
         return
+    runs.can_draw()
+    runs.Results(args.output)
     keras.config.set_dtype_policy(args.dtype_policy)
     splits = data.read(args.data, shape) if args.data else data.fetch(dataset, args.data_dir)
     for arm in arms if args.arm == "all" else [args.arm]:

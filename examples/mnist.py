@@ -48,7 +48,7 @@ INTERFACES = {
         module, "critic", num_classes=10, sobolev=True, **options
     ),
 }
-# "fast" is what takes r2rt's network to the accuracy of r2rt's `sg` with the least work.
+# "fast": of what was tried, the least work that takes r2rt's network to the accuracy of r2rt's `sg`.
 RECIPES = {
     "fast": "--arm sg-linear --iterations 1872 --batch-size 128 --learning-rate 2e-3 --decay cosine",
 }

@@ -29,15 +29,19 @@ import tempfile
 import time
 import zlib
 
-import jax
+import h5py
 import keras
 import numpy as np
-from jax.experimental import multihost_utils
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import keras_sg
 from examples import runs
+from examples.needs import needs
+
+with needs("jax,examples"):
+    import jax
+    from jax.experimental import multihost_utils
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
 ARM = "sg-conditional"
 
@@ -135,6 +139,22 @@ def save(model, path):
         keras.distribution.set_distribution(distribution)
 
 
+def read(checkpoint):
+    """The bytes of a checkpoint.
+
+    Raises:
+        SystemExit: it cannot be read, or was cut short.
+    """
+    try:
+        with h5py.File(checkpoint):
+            return checkpoint.read_bytes()
+    except OSError as error:
+        raise SystemExit(
+            f"{checkpoint} is no checkpoint to go on from, and was left as it is. Choose another --output, "
+            f"or give --overwrite to begin anew. Received: {type(error).__name__}: {error}"
+        ) from error
+
+
 def restore(model, content):
     """Put the content of a checkpoint into the model; all processes do so together, none needs the file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +175,7 @@ def train(args):
         if not record["test_accuracy"]:
             checkpoint.unlink(missing_ok=True)  # it is of a run that is dropped
         elif checkpoint.exists():
-            saved = checkpoint.read_bytes()
+            saved = read(checkpoint)
 
     connect(args.addresses, args.process, args.timeout)
     training, test = load(args.seed)

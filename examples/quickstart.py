@@ -17,13 +17,16 @@ import argparse
 import pathlib
 
 import keras
-import tensorflow as tf
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import keras_sg
 from examples import runs
 from examples.data import prefetched
+from examples.needs import needs
+
+with needs("tensorflow,examples"):
+    import tensorflow as tf
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
 INTERFACES = {
     "backprop": lambda module: module,
@@ -78,6 +81,8 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))
     args = parser.parse_args(argv)
 
+    runs.can_draw()
+    runs.Results(args.output)
     train, test = load(args.seed)
     for arm in INTERFACES:
         keras.utils.set_random_seed(args.seed)

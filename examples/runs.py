@@ -1,16 +1,14 @@
-"""What the examples share: a `results.json` that grows epoch by epoch, a table and a figure.
+"""What the examples share: a run that is recorded epoch by epoch, a table and a figure.
 
-The file holds one record an arm. It is rewritten in one piece after every epoch, and together
-with Keras's own `BackupAndRestore` a run that was stopped, at any moment, goes on after its last
-whole epoch (on TensorFlow, with another order of the batches than it would have had).
+The records (see `examples.results`) are written after every epoch, and together with Keras's own
+`BackupAndRestore` a run that was stopped, at any moment, goes on after its last whole epoch (on
+TensorFlow, with another order of the batches than it would have had).
 """
 
 import argparse
 import contextlib
 import importlib
 import json
-import pathlib
-import platform
 import shutil
 import sys
 import time
@@ -18,66 +16,8 @@ import time
 import keras
 
 from examples import data
-
-SERIES = ("epoch_seconds", "train_accuracy", "test_accuracy", "test_loss")
-
-
-class Results:
-    """The records of a run, by arm, in `<folder>/results.json`."""
-
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
-        self.path = self.folder / "results.json"
-
-    @property
-    def records(self):
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
-
-    def to_draw(self):
-        """The records; where there are none, that is said."""
-        records = self.records
-        if not records:
-            raise SystemExit(f"No results to draw: {self.path} does not exist. Run the example first.")
-        return records
-
-    def begin(self, arm, settings, resume, series=SERIES):
-        """The record of `arm`: an empty one or, to resume, the one that is there.
-
-        Args:
-            arm: name of the record.
-            settings: dictionary of what its results depend on.
-            resume: whether to go on with the one that is there, if any.
-            series: names of the lists in it.
-
-        Raises:
-            SystemExit: to resume, but the one that is there is of a run with other settings.
-        """
-        record = self.records.get(arm) if resume else None
-        if record is None:
-            record = {"arm": arm, "settings": settings, "seconds": 0.0} | {name: [] for name in series}
-        if record["settings"] != settings:
-            then = record["settings"]
-            differences = [
-                f"{key}={then.get(key)!r} there, {settings.get(key)!r} now"
-                for key in sorted(then.keys() | settings.keys())
-                if then.get(key) != settings.get(key)
-            ]
-            raise SystemExit(
-                f"{self.path} holds a run of {arm!r} with other settings: {'; '.join(differences)}. Give the "
-                "settings of that run to resume it, another --output to keep it, or --overwrite to drop it."
-            )
-        backend = keras.backend.backend()
-        record["versions"] = {"python": platform.python_version(), "backend": backend}
-        for package in ("keras", "keras_sg", backend):
-            record["versions"][package] = importlib.import_module(package).__version__
-        return record
-
-    def write(self, record):
-        """Put a record into the file; those of other arms stay as they are there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.records | {record["arm"]: record}, indent=1))
-        draft.replace(self.path)
+from examples.needs import needs
+from examples.results import SERIES, Results
 
 
 class Recorder(keras.callbacks.Callback):
@@ -130,8 +70,14 @@ class Backup(keras.callbacks.BackupAndRestore):
         self.batches = batches
 
     def on_train_begin(self, logs=None):
-        with contextlib.suppress(json.JSONDecodeError):
-            super().on_train_begin(logs)
+        try:
+            with contextlib.suppress(json.JSONDecodeError):
+                super().on_train_begin(logs)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SystemExit(
+                f"{self.backup_dir} holds no backup that this run can go on from. Received: "
+                f"{type(error).__name__}: {error}. To begin this arm anew, move that folder away."
+            ) from error
         done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) // len(self.batches)
         self.model._initial_epoch = max(self.model._initial_epoch or 0, done)
         if isinstance(self.batches, data.Batches):
@@ -158,7 +104,7 @@ def train(
     into the logs, `series` is recorded, too. `backup` is a class, `Backup` or one derived from it.
     """
     results = Results(output)
-    record = results.begin(arm, settings, resume, (*SERIES, *series)) | {"epochs": epochs}
+    record = results.begin(arm, settings, resume, series) | {"epochs": epochs}
     if len(record["test_accuracy"]) >= epochs:
         print(f"{arm}: {epochs} epochs are in {results.path}; nothing to do")
         return
@@ -196,26 +142,32 @@ def table(folder):
     for arm, record in Results(folder).records.items():
         rows.append(
             f"| {arm} | {len(record['test_accuracy'])} | {record['train_accuracy'][-1]:.4f} "
-            f"| {record['test_accuracy'][-1]:.4f} | {record['seconds']:.1f} |"
+            f"| {record['test_accuracy'][-1]:.4f} | {sum(record['epoch_seconds']):.1f} |"
         )
     return "\n".join(rows)
 
 
+def can_draw():
+    """Find out before any work, not after it, whether there is something to draw with."""
+    with needs("examples"):
+        importlib.import_module("matplotlib.figure")
+
+
 def plot(folder, title, zoom=0.05):
     """Draw test accuracy per epoch to `<folder>/accuracy.png`: all of it, and the top `zoom` of it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    with needs("examples"):
+        from matplotlib.figure import Figure
 
     results = Results(folder)
     records = results.to_draw()
-    figure, (whole, top) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    whole, top = figure.subplots(1, 2)
     for axes in (whole, top):
         for arm, record in records.items():
             accuracy = record["test_accuracy"]
             axes.plot(range(1, len(accuracy) + 1), accuracy, label=arm, linewidth=1.2)
         axes.set(xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
     whole.set(ylabel="test accuracy")
     best = max(max(record["test_accuracy"]) for record in records.values())
@@ -224,6 +176,5 @@ def plot(folder, title, zoom=0.05):
     figure.suptitle(title)
     path = results.folder / "accuracy.png"
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     print(f"figure: {path}")
     return path

@@ -25,11 +25,14 @@ import pathlib
 
 import keras
 import numpy as np
-from matplotlib.figure import Figure
 
 import keras_sg
 from examples import data, runs
+from examples.needs import needs
 from keras_sg import plotting
+
+with needs("tensorflow,examples"):
+    from matplotlib.figure import Figure
 
 
 def conditional(module, period):
@@ -139,11 +142,11 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/sparse_updates"))
     args = parser.parse_args(argv)
 
+    results = runs.Results(args.output, series=("loss", "sg_loss", "test_accuracy"))
     splits = data.fetch("mnist", args.data_dir)
     train_batches, test_batches = data.batches(splits, (784,), args.batch_size, args.seed)
     test = [np.concatenate(parts) for parts in zip(*test_batches)]
     settings = {key: value for key, value in vars(args).items() if key not in ("data_dir", "output")}
-    results = runs.Results(args.output)
     for arm in ARMS:
         keras.utils.set_random_seed(args.seed)
         model = build(arm, args.learning_rate, args.update_period)

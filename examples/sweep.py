@@ -43,11 +43,16 @@ import sys
 from collections.abc import Callable
 
 import keras
-import keras_tuner
 import numpy as np
 
 from examples import data, images, quickstart, runs, trials
-from keras_sg import synthesizers, tuning
+from examples.needs import needs
+from keras_sg import synthesizers
+
+with needs("tensorflow,examples,tune"):
+    import keras_tuner
+
+    from keras_sg import tuning
 
 ARMS = ("backprop", "sg", "sg-conditional")
 BLOCKS = ["block1", "block2"]
@@ -196,7 +201,7 @@ def tuner(arm, args):
 
 def prepare(arms, args):
     """Write a record for each arm that has none. They share their settings, as they share a figure."""
-    results = runs.Results(args.output)
+    results = trials.results(args.output)
     if args.overwrite:
         shutil.rmtree(args.output / "tuner", ignore_errors=True)
         results.path.unlink(missing_ok=True)
@@ -208,7 +213,7 @@ def prepare(arms, args):
                 f"{folder} holds trials, but {results.path} does not say with which settings they were made. "
                 "Give another --output to keep them, or --overwrite to drop them."
             )
-        results.write(results.begin(arm, settings, resume=True, series=("trials",)))
+        results.write(results.begin(arm, settings, resume=True))
 
 
 def is_worker():
@@ -248,10 +253,11 @@ def main(argv=None):
         parser.error("--arm: several processes share the trials of one arm at a time, received all")
 
     if args.plot:
-        if runs.Results(args.plot).records:
-            trials.collect(args.plot)
+        trials.collect(args.plot)
         trials.plot(args.plot)
         return
+    if not is_worker():
+        trials.check(args.output, of_tuner=not args.overwrite)
     TASKS[args.data].load(args)  # no data is not the fault of a trial
     arms = ARMS if args.arm == "all" else [args.arm]
     if not is_worker():

@@ -1,21 +1,45 @@
 """What a sweep found: the trials of each arm, a table, and accuracy against learning rate."""
 
-import json
+from examples.needs import needs
+from examples.results import Results, read
 
-from matplotlib.figure import Figure
-
-from examples import runs
+with needs("examples"):
+    from matplotlib.figure import Figure
 
 FIGURE = "accuracy-by-learning-rate.png"
+TRIAL = ("status", "hyperparameters", "metrics")
+
+
+def results(output):
+    """The `examples.results.Results` of a sweep."""
+    return Results(output, series=("trials",))
+
+
+def check(output, of_tuner=True):
+    """Look at all files of a sweep that was stopped, those of keras-tuner too if `of_tuner`.
+
+    Raises:
+        SystemExit: one cannot be read.
+    """
+    results(output)
+    files = {"oracle.json": (), "tuner0.json": (), "trial_*/trial.json": TRIAL} if of_tuner else {}
+    for name, keys in files.items():
+        for path in sorted((output / "tuner").glob(f"*/{name}")):
+            _read(path, keys)
+
+
+def _read(path, keys=()):
+    way_out = "choose another --output to keep the trials, or give --overwrite to drop them"
+    return read(path, keys, way_out)
 
 
 def collect(output):
     """Put the trials that have ended, as keras-tuner keeps them, into the records of their arms."""
-    results = runs.Results(output)
-    for arm, record in results.records.items():
+    found = results(output)
+    for arm, record in found.records.items():
         record["trials"] = []
         for path in sorted((output / "tuner" / arm).glob("trial_*/trial.json")):
-            state = json.loads(path.read_text())
+            state = _read(path, TRIAL)
             if state["status"] not in ("COMPLETED", "FAILED"):
                 continue
             values = state["hyperparameters"]["values"]
@@ -32,7 +56,7 @@ def collect(output):
                 }
             )
         record["trials"].sort(key=lambda trial: trial["learning_rate"])
-        results.write(record)
+        found.write(record)
 
 
 def whole_trials(record):
@@ -47,7 +71,7 @@ def table(output, near=0.01):
         f"| arm | trials | diverged | best test accuracy | at the rate | rates within {near} of it |",
         "|---|---|---|---|---|---|",
     ]
-    for arm, record in runs.Results(output).records.items():
+    for arm, record in results(output).records.items():
         trials = whole_trials(record)
         row = f"| {arm} | {len(record['trials'])} | {sum(trial['diverged'] for trial in record['trials'])} "
         if trials:
@@ -67,7 +91,7 @@ def table(output, near=0.01):
 
 def plot(output, zoom=0.05):
     """Draw test accuracy against learning rate: all of it, and the top `zoom` of it."""
-    records = runs.Results(output).to_draw()
+    records = results(output).to_draw()
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     whole, top = figure.subplots(1, 2)
     for axes in (whole, top):

@@ -11,6 +11,10 @@ import numpy as np
 SOURCES = (keras.callbacks.History, dict, str, pathlib.Path)
 
 History: TypeAlias = keras.callbacks.History | dict[str, Any] | str | pathlib.Path
+KINDS = (
+    "A history is what fit() returns, a dictionary of series, the path of a CSV file or of a JSON file "
+    "with such a dictionary, or a dictionary of these by name."
+)
 Points = tuple[list[float], list[float]]  # steps, values
 
 
@@ -37,7 +41,8 @@ def read(history: History) -> dict[str, dict[str, Points]]:
         Epochs count from 1. What is no series, or has nothing in it, is left out.
 
     Raises:
-        ValueError: `history` is nothing of that kind.
+        ValueError: `history` is nothing of that kind, or a file that is damaged.
+        OSError: a file cannot be opened.
 
     Example:
 
@@ -59,13 +64,21 @@ def _loaded(history: History) -> dict[str, Any]:
     found = history
     if isinstance(history, (str, pathlib.Path)):
         path = pathlib.Path(history)
-        found = json.loads(path.read_text()) if path.suffix == ".json" else _columns(path)
+        try:
+            found = json.loads(path.read_text()) if path.suffix == ".json" else _columns(path)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}. {KINDS} Received", str(path)) from error
+        except (ValueError, csv.Error) as error:
+            kind = "JSON" if path.suffix == ".json" else "CSV"
+            raise ValueError(
+                f"{str(path)!r} cannot be read as {kind}; a file that was cut short or damaged has to be "
+                f"written again. {KINDS} Received: {type(error).__name__}: {error}"
+            ) from error
     if isinstance(found, dict):
         return found
     raise ValueError(
-        "A history is what fit() returns, a dictionary of series, the path of a CSV file or of a JSON file "
-        "with such a dictionary, or a dictionary of these by name. "
-        f"Received: {history!r} (of type {type(history).__name__}), which holds {type(found).__name__}."
+        f"{KINDS} Received something else: {history!r} (of type {type(history).__name__}), "
+        f"which holds {type(found).__name__}."
     )
 
 
@@ -76,6 +89,8 @@ def _columns(path: pathlib.Path) -> dict[str, list[str]]:
     """
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
+    if any(None in row for row in rows):
+        raise ValueError("a row has more cells than the first one, which names them")
     columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
     nothing = (None, "", "NA")
     return {

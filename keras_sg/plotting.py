@@ -157,5 +157,7 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for panel in axes:
         panel.set(xlabel="epoch")
+        # There is no epoch between the first and the second; and of a single one there is one tick.
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panel.grid(alpha=0.3)
     return figure, axes

@@ -308,6 +308,7 @@ def test_binary_addition(tmp_path, capsys):
         assert record["passes"] == [100, 200] and record["mean_error"][1] < 0.5
         assert record["mean_error"][1] < record["mean_error"][0]
     out = capsys.readouterr().out
+    assert "On the 100 sums that the networks are trained on:" in out
     assert "| sg-conditional | 200 |" in out and (tmp_path / "error.png").stat().st_size > 1000
     # One arm more leaves the others' records as they are.
     module.main(["--arm", "backprop", "--passes", "100", "--output", str(tmp_path)])

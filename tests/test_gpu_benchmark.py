@@ -91,11 +91,13 @@ def test_the_tables(tmp_path):
 
     def trained(seed, seconds, accuracy):
         series = {"train_accuracy": [0.5, 1.0, 1.0], "test_accuracy": [0.1, 0.2, accuracy]}
+        series["test_loss"] = [2.0, 1.0, 0.5]
         return {"settings": {"seed": seed}, "epochs": 3, "epoch_seconds": seconds} | series
 
     def timed(step_ms, operations):
         ceilings = {"operations": 2e12, "bytes": 5e9}
-        return {"step_ms": step_ms, "work": {"operations": operations, "bytes": 1e6}, "ceilings": ceilings}
+        work = {"operations": operations, "bytes": 1e6}
+        return {"settings": {}, "step_ms": step_ms, "work": work, "ceilings": ceilings}
 
     write("seed0", backprop=trained(0, [9.0, 1.0, 2.0], 0.9), sg=trained(0, [9.0, 4.0, 4.0], 0.8))
     stopped = trained(10, [9.0], 0.1)

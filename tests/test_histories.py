@@ -86,9 +86,42 @@ def test_series_by_step_and_what_is_no_series():
 
 @pytest.mark.parametrize("wrong", [3, None, [1.0, 2.0]])
 def test_what_is_no_history(wrong, tmp_path):
-    with pytest.raises(ValueError, match=rf"(?s)A history is what fit.*of type {type(wrong).__name__}"):
+    with pytest.raises(ValueError, match=rf"(?s)Received something else: .*of type {type(wrong).__name__}"):
         histories.read(wrong)
     path = tmp_path / "list.json"
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"list.json.*which holds list"):
         histories.read(path)
+
+
+@pytest.mark.parametrize(
+    "name, content, reason",
+    [
+        ("a.json", b"", "cannot be read as JSON.*cut short.*JSONDecodeError: Expecting value"),
+        ("a.json", b'{"loss": [1.0, 0.', "cannot be read as JSON.*JSONDecodeError"),
+        ("a.json", b"\x89HDF\r\n", "cannot be read as JSON.*UnicodeDecodeError"),
+        ("a.csv", b"\x89HDF\r\n", "cannot be read as CSV.*UnicodeDecodeError"),
+        (
+            "a.csv",
+            b"epoch,loss\n0,1.0,2.0\n",
+            "cannot be read as CSV.*a row has more cells than the first",
+        ),
+    ],
+)
+def test_a_damaged_file(name, content, reason, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for history in (path, str(path), {"first": path}):
+        with pytest.raises(ValueError, match=rf"{name}' {reason}"):
+            histories.read(history)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv"])
+def test_a_file_that_cannot_be_opened(name, tmp_path):
+    """The error is Python's own kind; it says what else would have been a history."""
+    with pytest.raises(FileNotFoundError, match=rf"A history is what fit.*{name}"):
+        histories.read(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=rf"a directory\. A history is what fit.*Received: .*{name}"):
+        histories.read(tmp_path / name)

@@ -226,6 +226,31 @@ def test_processes_that_disagree(example, monkeypatch):
         example.check_agreement({"seed": 3}, [np.zeros(2)])
 
 
+@pytest.mark.parametrize("content", [b"", b"no HDF5", "cut", None])
+def test_a_checkpoint_that_is_damaged(example, tmp_path, content):
+    """Refused before the processes meet, and before a run from the start could write over it."""
+    checkpoint = tmp_path / "checkpoint.weights.h5"
+    results = importlib.import_module("examples.results").Results(tmp_path)
+    settings = {"batch_size": 32, "learning_rate": 1e-3, "seed": 0}
+    record = results.begin(example.ARM, settings, resume=True)
+    results.write(record | {"test_accuracy": [0.5]})
+    if content == "cut":
+        example.build(1e-3).save_weights(checkpoint)
+        content = checkpoint.read_bytes()[:-100]
+    checkpoint.mkdir() if content is None else checkpoint.write_bytes(content)
+    with pytest.raises(
+        SystemExit, match=r"weights.h5 is no checkpoint to go on from.*left as it is.*--overwrite"
+    ):
+        example.main([*TWO, "--process", "0", "--output", str(tmp_path)])
+    assert checkpoint.is_dir() if content is None else checkpoint.read_bytes() == content
+
+
+def test_results_that_are_damaged(example, tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"results.json is of no use here.*JSONDecodeError"):
+        example.main([*TWO, "--process", "0", "--output", str(tmp_path), "--overwrite"])
+
+
 @pytest.mark.parametrize("code", ["", "import sys, time; time.sleep(3600 * int(sys.argv[-1])); sys.exit(3)"])
 def test_launch(example, monkeypatch, code):
     """All end well, or the first of them fails: then the other, which would take an hour, is ended."""

@@ -54,6 +54,18 @@ def test_alignment(tmp_path):
         plotting.alignment(3)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 40])
+def test_epochs_are_whole(epochs):
+    """An axis has ticks at whole epochs alone, and at one of them at least."""
+    for figure in (
+        plotting.curves({"loss": [1.0] * epochs}, "loss"),
+        plotting.alignment({"a_alignment_cosine": [0.5] * epochs}),
+    ):
+        low, high = figure.axes[0].get_xlim()
+        ticks = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == round(tick) for tick in ticks)
+
+
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="draws with matplotlib: pip install matplotlib"):

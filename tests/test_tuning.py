@@ -299,4 +299,4 @@ def test_keras_tuner_is_imported_only_when_asked_for():
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == 'keras_sg.tuning needs keras-tuner: pip install "keras-sg[tune]"'
+    assert 'keras_sg.tuning needs keras-tuner: pip install "/path/to/keras_sg[tune]"' in done.stdout

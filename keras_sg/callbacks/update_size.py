@@ -17,6 +17,10 @@ class UpdateSize(keras.callbacks.Callback):
         <module>_update_size               |w after - w before| / |w before|
         <interface>_synthesizer_update_size  the same of the interface's synthesizer
 
+    Where all of `w` was zero before, as in a linear synthesizer that has not learned yet, that is no
+    number. There it is relative to `|w after|`, and so 1: all that there is now has just come. (0 if
+    nothing moved.)
+
     A module is named after the interface that it ends at. It holds the layers, in the order of the
     model, behind the interface before; the layers behind the last interface are called `output`.
 
@@ -68,8 +72,9 @@ class UpdateSize(keras.callbacks.Callback):
         sizes = {}
         for name, after in self._values().items():
             before = self._before.pop(name)
-            moved, size = np.linalg.norm(after - before), np.linalg.norm(before)
-            sizes[name] = float(moved / size) if size else float("inf" if moved else 0.0)
+            moved = np.linalg.norm(after - before)
+            size = np.linalg.norm(before) or np.linalg.norm(after) or 1.0
+            sizes[name] = float(moved / size)
         return sizes
 
 

@@ -5,13 +5,15 @@ trial; any tuner of keras-tuner can search its space. `import keras_sg` does not
 
     from keras_sg import tuning
 
-It needs keras-tuner, `pip install "keras-sg[tune]"`.
+It needs keras-tuner: `pip install "/path/to/keras_sg[tune]"`, with the path to the clone.
 """
 
 try:
     import keras_tuner as _keras_tuner  # noqa: F401
 except ImportError as error:
-    raise ImportError('keras_sg.tuning needs keras-tuner: pip install "keras-sg[tune]"') from error
+    raise ImportError(
+        'keras_sg.tuning needs keras-tuner: pip install "/path/to/keras_sg[tune]", with the path to the clone'
+    ) from error
 
 from keras_sg.tuning.hypermodel import DecoupledHyperModel as DecoupledHyperModel
 from keras_sg.tuning.objectives import objective as objective
