@@ -60,7 +60,7 @@ class SparseUpdates(abc.ABC):
 
     @contextlib.contextmanager
     def applying(self, updates: Updates) -> Iterator[None]:
-        """Within, the optimizer applies updates: modules clipped by themselves, nothing that is not due moved.
+        """Within, the optimizer applies updates: modules clipped by themselves, what is not due unmoved.
 
         Args:
             updates: the gradients of all trainable variables.
