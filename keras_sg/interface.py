@@ -302,14 +302,12 @@ class Interface(keras.layers.Wrapper):
 
         Args:
             h: the module's output.
-            synthetic: the predicted gradient per example, shape of `h`.
+            synthetic: the predicted gradient per example, shape of `h`, times the weights.
             factor: factor of its regression, or None for no regression.
             weight: how much each position counts, or None.
             step: the training step, or None.
         """
-        counts = None
-        if weight is not None:
-            synthetic, counts = weight.times(synthetic), weight.counts
+        counts = None if weight is None else weight.counts
         if step is not None and step.observed:
             observed = step.tap(h)
             step.add_gradient(self, observed, None, synthetic, factor, weight)

@@ -142,6 +142,7 @@ class SyntheticGradient(Interface):
             )
         weight = self._weight(h, decoupled_step)
         synthetic = self._predict(ops.stop_gradient(h), rows, weight, decoupled_step)
+        synthetic = synthetic if weight is None else weight.times(synthetic)
         return self._exchange(h, synthetic, 1.0, weight, decoupled_step)
 
 
@@ -261,12 +262,15 @@ class SyntheticLoss(Interface):
             )
         rows = self._label_rows(decoupled_step, h)
         weight = self._weight(h, decoupled_step)
-        value, synthetic = nested.value_and_gradient(
-            lambda h: _flat(self._predict(h, rows, weight, decoupled_step)),
-            ops.stop_gradient(h),
-            self.synthesizer,
-        )
-        decoupled_step.add_loss(self, value if weight is None else weight.times(value), weight)
+
+        def predict(h: Tensor) -> Tensor:
+            value = _flat(self._predict(h, rows, weight, decoupled_step))
+            return value if weight is None else weight.of_examples(value)
+
+        value, synthetic = nested.value_and_gradient(predict, ops.stop_gradient(h), self.synthesizer)
+        if weight is not None:
+            synthetic = weight.of_positions(synthetic)
+        decoupled_step.add_loss(self, value, weight)
         if self.sobolev:
             # The sum over the elements, where the primitive's regression is the mean.
             elements = math.prod(ops.shape(h)[1:]) if weight is None else weight.elements(h)

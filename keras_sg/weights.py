@@ -57,13 +57,17 @@ class Weight(NamedTuple):
         )
 
     def times(self, prediction: Tensor) -> Tensor:
-        """A prediction per position, or per example, multiplied; zero where nothing counts."""
-        per_example = len(prediction.shape) == 1
-        value = self.example if per_example else self.value
-        counts = self.counting_examples if per_example else self.counts
-        # Whatever is predicted where nothing counts: 0 * infinity is no zero.
-        weighted = prediction * ops.cast(value, prediction.dtype)
-        return ops.where(counts, weighted, ops.zeros_like(prediction))
+        """What is predicted for every position, in the shape of the interface, times its weight."""
+        return _where(self.counts, prediction * ops.cast(self.value, prediction.dtype))
+
+    def of_examples(self, prediction: Tensor) -> Tensor:
+        """What is predicted for every example, `(batch,)`, times its weight."""
+        return _where(self.counting_examples, prediction * ops.cast(self.example, prediction.dtype))
+
+    def of_positions(self, gradient: Tensor) -> Tensor:
+        """The gradient of `of_examples`, shape of the interface, for the weights that positions have."""
+        share = self.value / ops.reshape(self.example, (-1, *(1,) * (len(self.value.shape) - 1)))
+        return _where(self.counts, gradient * ops.cast(share, gradient.dtype))
 
 
 class OutputWeight(NamedTuple):
@@ -75,6 +79,11 @@ class OutputWeight(NamedTuple):
 
     value: Tensor | None
     share: float
+
+
+def _where(counts: Tensor, values: Tensor) -> Tensor:
+    # Whatever is predicted where nothing counts: 0 * infinity is no zero.
+    return ops.where(counts, values, ops.zeros_like(values))
 
 
 def of_outputs(model: keras.Model, y: Nested, sample_weight: Nested) -> list[OutputWeight]:

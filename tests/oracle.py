@@ -42,10 +42,8 @@ class Oracle:
         `(batch, steps)`, is False are not there: neither in the loss nor at the interfaces.
         """
         batch, shape = len(x), x.shape[:-1]
-        spread = lambda a: np.broadcast_to(
-            np.reshape(a, np.shape(a) + (1,) * (len(shape) - np.ndim(a))), shape
-        )
-        weight = np.ones(shape) if sample_weight is None else spread(np.asarray(sample_weight, "float64"))
+        weight = np.ones(batch) if sample_weight is None else np.asarray(sample_weight, "float64")
+        weight = np.broadcast_to(weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)), shape)
         there = np.ones(shape) if mask is None else np.asarray(mask, "float64")
         # The loss is the mean over what is there. Per example: times the size of the batch.
         share = (weight * there * batch / there.sum()).reshape(-1, 1)

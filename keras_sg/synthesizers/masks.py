@@ -55,6 +55,9 @@ class MaskedFlatten(keras.layers.Flatten):
     def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().call(inputs if mask is None else ops.where(mask[..., None], inputs, 0.0))
 
+    def compute_output_spec(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().compute_output_spec(inputs)
+
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
         """Nothing: positions are features now."""
 

@@ -92,7 +92,8 @@ class TorchTrainer(Mixin):
             lambda weight: weight.detach().clone().requires_grad_(),
             taught.weights_of_examples(self, y, sample_weight, y_pred),
         )
-        loss = _keras.compute_loss(self, x, y, y_pred, weights)
+        # Keras multiplies weights in place, which PyTorch allows for what is no leaf of the graph.
+        loss = _keras.compute_loss(self, x, y, y_pred, keras.tree.map_structure(torch.clone, weights))
         flat = keras.tree.flatten(weights)
         return loss, taught.shares_of_examples(self, flat, _gradients(loss, flat, again=True), batch)
 
