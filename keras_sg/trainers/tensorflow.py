@@ -56,8 +56,9 @@ class TensorFlowTrainer(Mixin):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = TensorFlowSparseUpdates(self)
         step = Step(labels=self.labels_from(y), sparse=sparse)
-        kinds = [(interface.label, interface.name) for interface in self.interfaces if interface.label]
-        checks = [_assert_known(step.labels, *kind) for kind in kinds]
+        # Each kind of label is checked once, in the name of the first interface that sees it.
+        kinds = {cut.label: cut.name for cut in reversed(self.interfaces) if cut.label}
+        checks = [_assert_known(step.labels, *kind) for kind in kinds.items()]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
             with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
