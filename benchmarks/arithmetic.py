@@ -15,7 +15,7 @@ import pathlib
 import keras_sg
 from benchmarks import arms, timing
 from examples import images, runs
-from keras_sg.synthesizers import MLP
+from keras_sg.synthesizers import MLP, Linear
 
 # Arguments of `keras_sg.decouple`. Widths are those of the hidden layers; r2rt's are 1024, 1024.
 ROWS = {
@@ -29,6 +29,8 @@ ROWS = {
     "mlp 64, conditional": {"synthesizer": MLP(widths=(64,)), "num_classes": 10},
     "linear": {"synthesizer": "linear"},
     "linear, conditional": {"synthesizer": "linear", "num_classes": 10},
+    "linear of rank 32, conditional": {"synthesizer": Linear(rank=32), "num_classes": 10},
+    "linear of rank 8, conditional": {"synthesizer": Linear(rank=8), "num_classes": 10},
     "critic 128": {"interface": keras_sg.SyntheticLoss, "synthesizer": "critic", "num_classes": 10},
 }
 

@@ -20,7 +20,10 @@ from keras_sg.plain import strip
 from keras_sg.step import Lesson
 from keras_sg.trainers import Trainer
 from keras_sg.trainers.sparse import check_optimizer
-from keras_sg.types import Logs, Nested, Tensor
+from keras_sg.types import Config, Logs, Nested, Tensor
+
+# Up to so many interfaces are each reported by themselves, where nobody says otherwise.
+REPORTED = 8
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -33,9 +36,10 @@ class DecoupledModel(Trainer, keras.Model):
     * pairs the predictions of synthetic losses with their targets,
     * updates modules and synthesizers in one backward pass, and
     * reports, next to the model's own metrics, how well the synthesizers do: `sg_loss` (their
-      regression loss) and `sg_cosine` (cosine between predicted gradient and target, mean over
-      the batch; for interfaces that regress on it), and `<layer name>_sg_loss`, `<layer name>_sg_cosine`
-      for each interface where there are several.
+      regression loss) and `sg_cosine` (cosine between the predicted gradient and the target of the
+      whole batch, each as one vector; for interfaces that regress on it), means over the interfaces.
+      Where there are several, the same of each as `<layer name>_sg_loss`, `<layer name>_sg_cosine`; see
+      `report_interfaces`.
 
     The reported `loss` is the model's own: losses of the synthesizers are not part of it. What
     `evaluate` reports is untouched, for interfaces do nothing outside training.
@@ -44,13 +48,16 @@ class DecoupledModel(Trainer, keras.Model):
         inputs: symbolic inputs, as for `keras.Model`.
         outputs: symbolic outputs, as for `keras.Model`.
         name: string, the model's name.
+        report_interfaces: whether each interface is reported by itself where there are several. By
+            default (None) up to 8 interfaces are: in a network of many small modules, keeping two
+            metrics for each takes longer than training the module.
         **kwargs: `trainable`.
 
     Attributes:
         interfaces: list of the interfaces in the model, at any depth, in order.
 
     Raises:
-        ValueError: an output of the model is an interface.
+        ValueError: an output of the model is an interface; or `report_interfaces` is not as described.
         NotImplementedError: there is no trainer for the Keras backend in use.
 
     Example:
@@ -70,13 +77,30 @@ class DecoupledModel(Trainer, keras.Model):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343.
     """
 
-    def __init__(self, inputs: Nested, outputs: Nested, name: str | None = None, **kwargs: Any) -> None:
+    # Keras rebuilds as functional what has the positional arguments of `keras.Model`, and no others.
+    def __init__(
+        self,
+        inputs: Nested,
+        outputs: Nested,
+        name: str | None = None,
+        *,
+        report_interfaces: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
+        if report_interfaces is not None and not isinstance(report_interfaces, bool):
+            raise ValueError(
+                "`report_interfaces` says whether `fit` reports each interface by itself: True, False, or "
+                f"None (up to {REPORTED} interfaces). Received: report_interfaces={report_interfaces!r} "
+                f"(of type {type(report_interfaces).__name__})."
+            )
+        self.report_interfaces = report_interfaces
         _keras.register_step(self)
         _check_outputs(self)
         _check_containers(self)
         self._keys = _keys(self.interfaces)
-        self._reports = _reports(self.interfaces, self._keys)
+        each = len(self.interfaces) <= REPORTED if report_interfaces is None else report_interfaces
+        self._reports = _reports(self.interfaces, self._keys, each)
         self._report = True
         self._observe_function: Any = None
         self._observed_loss: Any = None
@@ -110,38 +134,43 @@ class DecoupledModel(Trainer, keras.Model):
             lessons: list of `keras_sg.step.Lesson`.
             batch: number of examples.
         """
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._reports}
+        found: dict[str, list[tuple[str, Tensor, Tensor | None]]] = {"sg_loss": [], "sg_cosine": []}
         for interface in self.interfaces:
-            own = [lesson for lesson in lessons if lesson.interface is interface]
-            values = []
+            key, own = self.key_of(interface), [lesson for lesson in lessons if lesson.interface is interface]
             if own:
-                # In floatx, whatever precision an interface computes in.
-                losses = [ops.cast(lesson.loss, keras.config.floatx()) for lesson in own]
-                values.append(("sg_loss", sum(losses[1:], losses[0]), own[0].examples))
+                found["sg_loss"].append((key, sum(_report(lesson.loss) for lesson in own), own[0].examples))
             for lesson in own:
                 if len(lesson.target.shape) > 1:
                     met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
-                    values.append(
-                        ("sg_cosine", ops.cast(ops.mean(met), keras.config.floatx()), lesson.examples)
-                    )
-            for key, value, examples in values:
-                weighted = self._where_it_counts(value, batch if examples is None else examples)
-                for name in (key, f"{self.key_of(interface)}_{key}"):
-                    if name in found:
-                        found[name].append(weighted)
-        for name, pairs in found.items():
+                    found["sg_cosine"].append((key, _report(met), lesson.examples))
+        for what, pairs in found.items():
             if pairs:
-                of_all, examples = map(ops.stack, zip(*pairs))
-                self._reports[name].update_state(of_all, sample_weight=examples)
+                keys, values, examples = zip(*pairs)
+                counting = batch
+                if any(number is not None for number in examples):
+                    counting = ops.stack([batch if number is None else number for number in examples])
+                self._report_all(what, keys, *self._where_they_count(ops.stack(values), counting))
 
-    def _where_it_counts(self, value: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of a batch and the number of examples that it counts for; twice zero where it does not."""
+    def _report_all(self, what: str, keys: tuple[str, ...], values: Tensor, examples: Tensor) -> None:
+        """Update the metrics called `what`: of all interfaces together, and of each that has its own."""
+        self._reports[what].update_state(values, sample_weight=examples)
+        for index, key in enumerate(keys):
+            if f"{key}_{what}" in self._reports:
+                self._reports[f"{key}_{what}"].update_state(values[index], sample_weight=examples[index])
+
+    def _where_they_count(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over a batch and how many examples each counts for; twice zero where it does not.
+
+        Args:
+            values: `(reports,)`.
+            batch: how many examples count, a scalar, or `(reports,)`.
+        """
         # A replica may go without examples; there is nothing to report then.
-        counts = ops.convert_to_tensor(batch) > 0
+        counts = ops.broadcast_to(ops.convert_to_tensor(batch) > 0, ops.shape(values))
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # A step that overflows half precision is skipped by the optimizer, and here.
-            counts = ops.logical_and(counts, ops.isfinite(value))
-        return ops.where(counts, value, 0.0), ops.where(counts, batch, 0)
+            counts = ops.logical_and(counts, ops.isfinite(values))
+        return ops.where(counts, values, 0.0), ops.where(counts, batch, 0)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -213,6 +242,9 @@ class DecoupledModel(Trainer, keras.Model):
         pairs = self._observe_function(*batch)
         return {key: tuple(ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
 
+    def get_config(self) -> Config:
+        return {**super().get_config(), "report_interfaces": self.report_interfaces}
+
     def make_train_function(self, force: bool = False) -> Any:
         check_optimizer(self)
         return super().make_train_function(force)
@@ -268,10 +300,19 @@ class DecoupledModel(Trainer, keras.Model):
             return super().test_on_batch(*args, **kwargs)
 
 
+def _report(value: Tensor) -> Tensor:
+    """A scalar in the dtype of reports, whatever precision its interface computes in."""
+    return ops.cast(value, keras.config.floatx())
+
+
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine between `a` and `b` for each example, `(batch,)`; 0 where either is zero."""
-    a, b = (ops.reshape(x, (ops.shape(x)[0], -1)) for x in (a, b))
-    return ops.divide_no_nan(ops.sum(a * b, axis=1), ops.norm(a, axis=1) * ops.norm(b, axis=1))
+    """Cosine between `a` and `b`, each as one vector of all its elements; a scalar, 0 where either is zero.
+
+    Of a batch, that weighs examples by the size of their gradients, as the update of the weights does.
+    A mean over the examples would be pulled to zero by those that are fitted already.
+    """
+    norms = [ops.sqrt(ops.sum(ops.square(x))) for x in (a, b)]
+    return ops.divide_no_nan(ops.sum(a * b), norms[0] * norms[1])
 
 
 def _keys(interfaces: list[Interface]) -> dict[int, str]:
@@ -286,15 +327,15 @@ def _keys(interfaces: list[Interface]) -> dict[int, str]:
     return keys
 
 
-def _reports(interfaces: list[Interface], keys: dict[int, str]) -> dict[str, keras.metrics.Mean]:
-    """The metrics of a model with these interfaces, by name."""
+def _reports(interfaces: list[Interface], keys: dict[int, str], each: bool) -> dict[str, keras.metrics.Mean]:
+    """The metrics of a model with these interfaces, by name; `each`: also of one interface alone."""
     gradients_only = [
         interface
         for interface in interfaces
         if isinstance(interface, SyntheticGradient) or getattr(interface, "sobolev", False)
     ]
     names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
-    if len(interfaces) > 1:
+    if len(interfaces) > 1 and each:
         names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
         names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
     return {name: keras.metrics.Mean(name=name) for name in names}

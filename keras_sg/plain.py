@@ -76,12 +76,10 @@ def clone(
     )
 
 
-def as_model(
-    model: keras.Model, model_class: type[keras.Model] = keras.Model, trainable: bool = True
-) -> keras.Model:
+def as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model, **options: Any) -> keras.Model:
     """The graph of `model` once more, neither compiled nor of a class of its own."""
     outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    return model_class(_inputs(model), outputs, name=model.name, trainable=trainable)
+    return model_class(_inputs(model), outputs, name=model.name, **options)
 
 
 def _inputs(model: keras.Model) -> Nested:

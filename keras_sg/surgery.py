@@ -22,6 +22,7 @@ def decouple(
     model: keras.Model,
     after: str | keras.Layer | Iterable[str | keras.Layer],
     interface: type[Interface] = SyntheticGradient,
+    report_interfaces: bool | None = None,
     **options: Any,
 ) -> DecoupledModel:
     """Cut a Functional or Sequential model behind the named layers.
@@ -32,6 +33,7 @@ def decouple(
         after: name of a layer (or the layer itself), or a list of them. Layers of nested models
             are named by their path, as in `"backbone/block1"`.
         interface: `keras_sg.SyntheticGradient` or `keras_sg.SyntheticLoss`.
+        report_interfaces: as for `keras_sg.DecoupledModel`.
         **options: arguments of `interface` (`synthesizer`, `num_classes`, ...). Every
             interface gets a synthesizer of its own; of a layer or model, a copy.
 
@@ -74,7 +76,7 @@ def decouple(
     names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
     cut = _insert(model, names, _wrapper(interface, options))
-    return as_model(cut, DecoupledModel, trainable=model.trainable)
+    return as_model(cut, DecoupledModel, trainable=model.trainable, report_interfaces=report_interfaces)
 
 
 def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: bool = False) -> keras.Model:

@@ -3,6 +3,7 @@
 How fast anything is, is not tested.
 """
 
+import argparse
 import functools
 import importlib
 import io
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import keras_sg
+from keras_sg.models import interfaces_in
 
 pytestmark = pytest.mark.tensorflow
 ROOT = pathlib.Path(__file__).parent.parent
@@ -339,6 +341,24 @@ def test_depth(tmp_path, monkeypatch, capsys, eager):
     with pytest.raises(SystemExit):
         depth.main(["--layers", "6"])
     assert "--layers must be 5, 9, 13 or so, for stages of equal size. Received: 6" in capsys.readouterr().err
+
+
+def test_interfaces(tmp_path, eager):
+    interfaces = load("interfaces")
+    small = ["--layers", "2", "--width", "4", "--batch-size", "4", "--steps", "1", "--rounds", "2"]
+    found = measure("interfaces", tmp_path, *small)
+    assert list(found["medians_ms"]) == list(interfaces.ARMS)
+    assert list(found["ratios"])[:2] == ["no interfaces / plain", "interfaces / plain"]
+
+
+@pytest.mark.parametrize(
+    "arm, cuts, metrics", [("plain", 0, 1), ("interfaces", 3, 3), ("each reported", 3, 9)]
+)
+def test_the_arms_of_interfaces(arm, cuts, metrics):
+    args = argparse.Namespace(layers=3, width=4, synthesizer="linear")
+    model = load("interfaces").build(arm, args)
+    assert len(interfaces_in(model)) == cuts and len(model.metrics) == metrics
+    assert model.count_params() == 20 * 3 + 50 + cuts * (20 + 40) and not model.jit_compile
 
 
 def test_the_cost_of_an_interface():

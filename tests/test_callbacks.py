@@ -169,11 +169,19 @@ def test_alignment_by_hand():
     true = np.array([[3.0, 4.0], [1.0, 0.0]])
     synthetic = np.array([[4.0, 3.0], [0.0, 0.0]])
     found = alignment(synthetic, true)
-    assert found["cosine"] == pytest.approx((24 / 25 + 0) / 2)
+    assert found["cosine"] == pytest.approx(24 / np.sqrt(26 * 25))
     assert found["error"] == pytest.approx(np.sqrt(3 / 26))
     assert found["sign"] == 3 / 4
     assert alignment(true, true) == pytest.approx({"cosine": 1.0, "error": 0.0, "sign": 1.0})
     assert np.isnan(alignment(true, 0 * true)["error"])
+    assert alignment(0 * true, true)["cosine"] == alignment(true, 0 * true)["cosine"] == 0.0
+
+
+def test_examples_that_are_fitted_do_not_lower_the_cosine():
+    """Their gradient is nearly zero, and so is their share in the update, however wrong the prediction."""
+    true = np.array([[[3.0, 4.0]], [[1e-4, 0.0]], [[0.0, 1e-4]]])
+    synthetic = np.array([[[3.0, 4.0]], [[0.0, 1e-2]], [[1e-2, 0.0]]])
+    assert alignment(synthetic, true)["cosine"] == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("nested", [False, True])

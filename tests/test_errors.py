@@ -53,6 +53,11 @@ WRONG_ARGUMENTS = {
         lambda: keras_sg.synthesizers.MLP(widths=(16, 0)),
         r"positive integers.*Received: widths=\(16, 0\)",
     ),
+    "synthesizer rank": (
+        lambda: keras_sg.synthesizers.Linear(rank=0),
+        "`rank` must be an integer of at least 1.*Received: rank=0",
+    ),
+    "synthesizer rank type": (lambda: keras_sg.synthesizers.Linear(rank=2.0), "Received: rank=2.0"),
     "synthesizer callable": (
         lambda: build(SyntheticGradient(layers.Dense(3), lambda shape: "dense")),
         r"must return a Keras layer.*Received: 'dense' .of type str. for shape \(None, 3\)",
@@ -115,6 +120,10 @@ WRONG_ARGUMENTS = {
     "update period": (
         lambda: SyntheticGradient(layers.Dense(3), update_period=0),
         "in which steps the synthesizer learns.*update_period=0 .of type int",
+    ),
+    "report interfaces": (
+        lambda: keras_sg.DecoupledModel(x := keras.Input((4,)), layers.Dense(3)(x), report_interfaces=8),
+        "`report_interfaces` says whether.*None .up to 8 interfaces.*report_interfaces=8 .of type int",
     ),
     "data format": (
         lambda: keras_sg.synthesizers.Critic(data_format="NCHW"),

@@ -13,6 +13,7 @@ import keras_sg
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 8)).astype("float32")
 LABELS = RNG.integers(0, 3, 32)
+EAGERLY = keras.backend.backend() != "jax"  # how one step is quickest
 
 
 def classifier(interfaces=2, num_classes=3, interface=keras_sg.SyntheticGradient, **options):
@@ -47,6 +48,51 @@ def test_metric_keys(interfaces, expected):
     assert set(model.evaluate(X, LABELS, return_dict=True, verbose=0)) == {"loss", "accuracy"}
     assert set(model.test_on_batch(X, LABELS, return_dict=True)) == {"loss", "accuracy"}
     assert set(model.train_on_batch(X, LABELS, return_dict=True)) == expected | {"loss", "accuracy"}
+
+
+@pytest.mark.parametrize(
+    "interfaces, chosen, each", [(8, None, True), (9, None, False), (9, True, True), (2, False, False)]
+)
+def test_each_interface_is_reported_up_to_a_number_or_as_one_chooses(interfaces, chosen, each, tmp_path):
+    inputs = hidden = keras.Input((8,))
+    for i in range(interfaces):
+        hidden = layers.Dense(4, "relu", name=f"block{i}")(hidden)
+    plain = keras.Model(inputs, layers.Dense(3)(hidden))
+    names = [f"block{i}" for i in range(interfaces)]
+    model = keras_sg.decouple(plain, names, num_classes=3, report_interfaces=chosen)
+    expected = {"sg_loss", "sg_cosine"}
+    expected |= {f"{name}_sg_{what}" for name in names * each for what in ("loss", "cosine")}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is keras_sg.DecoupledModel and loaded.report_interfaces is chosen
+    for reporting in (model, loaded):
+        logs = compiled(reporting, run_eagerly=EAGERLY).fit(X, LABELS, verbose=0).history
+        assert set(logs) == expected | {"loss", "accuracy"}
+
+
+def test_what_is_reported_of_all_does_not_depend_on_what_is_reported_of_each():
+    logs = []
+    for each in (True, False):
+        keras.utils.set_random_seed(0)
+        model = classifier(3, interface=keras_sg.SyntheticLoss, sobolev=True)
+        model = compiled(keras_sg.DecoupledModel(model.inputs, model.outputs, report_interfaces=each))
+        logs.append(model.fit(X, LABELS, 16, epochs=2, shuffle=False, verbose=0).history)
+    for what in ("sg_loss", "sg_cosine"):
+        own = [logs[0][f"block{i}_{what}"] for i in (1, 2, 3)]
+        np.testing.assert_allclose(logs[0][what], np.mean(own, axis=0), rtol=1e-5)
+        assert logs[1][what] == logs[0][what]
+
+
+@pytest.mark.tensorflow
+def test_each_kind_of_label_is_checked_once():
+    import tensorflow as tf
+
+    model = compiled(classifier(4))
+    step = tf.function(model.train_step, autograph=False)
+    data = tf.TensorSpec((None, 8)), tf.TensorSpec((None,), "int64")
+    step.get_concrete_function(data)  # makes the variables
+    kinds = [op.type for op in step.get_concrete_function(data).graph.get_operations()]
+    assert kinds.count("If") + kinds.count("Assert") + kinds.count("StatelessIf") == 1
 
 
 def test_synthetic_losses_have_no_cosine():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_sg
 from keras_sg import labels, synthesizers
 from keras_sg.labels import Classes, Vector
 
@@ -15,6 +16,7 @@ RECIPES = {
     "value": synthesizers.Value(),
     "critic": synthesizers.Critic(),
 }
+RNG = np.random.default_rng(0)
 
 
 def is_zero(tensor):
@@ -34,12 +36,44 @@ def test_every_string_id_is_tested_here():
     assert set(RECIPES) == set(synthesizers.RECIPES)
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("middle", [(), (4,), (4, 5)], ids=str)
+def test_linear_of_a_rank_is_linear(middle, conditional):
+    """`(h A) B + y V + b` at every position; zero at first, and no narrower for the label."""
+    rng = np.random.default_rng(0)
+    h, y = rng.normal(size=(2, *middle, 6)).astype("float32"), np.eye(3, dtype="float32")[[0, 2]]
+    layer = synthesizers.Linear(rank=2)((None, *middle, 6), Classes(3) if conditional else None)
+    inputs = [h, y] if conditional else h
+    assert is_zero(layer(inputs)) and not is_zero(layer.reduce)
+    drawn = [rng.normal(size=weight.shape) for weight in layer.weights]
+    layer.set_weights(drawn)
+    a, b, bias, *v = drawn
+    assert [w.shape for w in drawn] == [(6, 2), (2, 6), (6,)] + [(3, 6)] * conditional
+    expected = h @ a @ b + bias + ((y @ v[0]).reshape(2, *[1] * len(middle), 6) if conditional else 0.0)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(inputs)), expected, rtol=1e-4, atol=1e-5)
+    assert layer.compute_output_shape([h.shape, y.shape] if conditional else h.shape) == h.shape
+
+
+def test_linear_of_a_rank_learns_from_its_zeros():
+    x = RNG.normal(size=(64, 6)).astype("float32")
+    y = np.arange(64) % 3
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    h = keras_sg.SyntheticGradient(layers.Dense(8), synthesizers.Linear(rank=2), num_classes=3)(inputs)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss)
+    cosines = model.fit(x, y, 16, epochs=5, shuffle=False, verbose=0).history["sg_cosine"]
+    assert cosines[-1] > 0.5 and not any(map(is_zero, model.interfaces[0].synthesizer.weights))
+
+
 def test_options_survive_serialization():
     recipe = synthesizers.MLP(widths=(3, 4), batch_normalization=False)
     assert synthesizers.get(synthesizers.serialize(recipe)).get_config() == {
         "widths": [3, 4],
         "batch_normalization": False,
     }
+    assert synthesizers.get(synthesizers.serialize(synthesizers.Linear(rank=2))).rank == 2
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3, 5), (2, 3, 4, 5)], ids=str)

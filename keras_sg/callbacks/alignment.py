@@ -14,7 +14,8 @@ class GradientAlignment(keras.callbacks.Callback):
     the bootstrapped target that the synthesizer is taught with. With `g` the true and `g_hat` the
     synthetic gradient per example, for each interface, into `logs`:
 
-        <name>_alignment_cosine   cosine between g_hat and g, mean over the examples; 1 is perfect
+        <name>_alignment_cosine   cosine between g_hat and g, each of the whole batch as one vector; 1 is
+                                  perfect, 0 is what a synthesizer has that predicts nothing at all
         <name>_alignment_error    |g_hat - g| / |g|, norms over the whole batch; 0 is perfect, and a
                                   synthesizer that predicts nothing at all has 1
         <name>_alignment_sign     share of the elements in which the signs agree
@@ -92,7 +93,7 @@ def alignment(synthetic: np.ndarray, true: np.ndarray) -> dict[str, float]:
     synthetic, true = (np.reshape(a, (len(a), -1)).astype("float64") for a in (synthetic, true))
     size = np.linalg.norm(true)
     return {
-        "cosine": float(np.mean(keras.ops.convert_to_numpy(cosine(synthetic, true)))),
+        "cosine": float(keras.ops.convert_to_numpy(cosine(synthetic, true))),
         "error": float(np.linalg.norm(synthetic - true) / size) if size else float("nan"),
         "sign": float(np.mean(np.sign(synthetic) == np.sign(true))),
     }

@@ -60,6 +60,9 @@ def gradient_lessons(
             scale = ops.ones(()) if scale is None else scale
             target = gradients.per_example(delta, scale)
             counting = _counting(prediction.weight, target)
+            if counting[0] is not None:
+                # Where layers above mix positions, something may arrive at one that does not count.
+                target = ops.where(counting[0], target, ops.zeros_like(target))
             lessons.append(
                 Lesson(interface, prediction.synthetic, target, prediction.factor, scale, *counting)
             )

@@ -83,7 +83,8 @@ class TensorFlowTrainer(Mixin):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = TensorFlowSparseUpdates(self)
         step = TensorFlowStep(**taught.given(self, y, sample_weight), sparse=sparse)
-        kinds = {interface.label: interface.name for interface in self.interfaces if interface.label}
+        # Each kind of label is checked once, in the name of the first interface that sees it.
+        kinds = {cut.label: cut.name for cut in reversed(self.interfaces) if cut.label}
         checks = [_assert_known(step, *kind) for kind in kinds.items()]
 
         with tf.control_dependencies([check for check in checks if check is not None]):

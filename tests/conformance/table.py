@@ -178,6 +178,10 @@ ROWS = {
         dense(count=2, model_class=keras.Model), optimizer=one_optimizer, tried="export accumulation"
     ),
     "linear, conditional": Row(dense(count=2, **CUT), tried=MOST + " killed"),
+    "linear of a rank": Row(dense(SyntheticGradient, synthesizers.Linear(rank=2))),
+    "linear of a rank, conditional": Row(
+        dense(SyntheticGradient, synthesizers.Linear(rank=2), **CUT), tried="half export"
+    ),
     "mlp": Row(decoupled(functional, "sum", synthesizer=MLP)),
     "mlp, conditional": Row(decoupled(sequential, "module1", synthesizer=MLP, **CUT), tried="half"),
     "conv": Row(convolutional(SyntheticGradient, CONV), **IMAGES, optimizer=one_optimizer),
