@@ -195,9 +195,13 @@ def test_no_compiled_training_on_torch():
 
 WRONG_LABELS = {
     "rank 3": (np.ones((8, 3, 1)), r"labels of shape .*3, 1\)"),
-    "float indices": (np.ones(8), r"dtype float\d+; cast class indices to an integer dtype"),
-    "one-hot width": (np.ones((8, 5)), "num_classes=3.*one-hot of width 5"),
-    "token ids": (np.array([[0, 1, 2]] * 8), r"\[0, 3\).*Received: labels from 0 to 2"),
+    "no whole numbers": (np.full(8, 0.5), r"\[0, 3\).*labels from 0.5 to 0.5, 8 of them wrong, as \[0.5\]"),
+    "one-hot width": (np.ones((8, 5)), "num_classes=3.*rows of 5 numbers, where there are 3 classes"),
+    "token ids": (
+        np.array([[0, 1, 2]] * 8),
+        r"sum to one.*8 rows that are not, as \[0 1 2\], which sums to 3",
+    ),
+    "larger than 32 bits": (np.full(8, 2**32), rf"\[0, 3\).*labels from {2**32} to {2**32}"),
     "multi-hot": (np.array([[0, 1, 1]] * 8), r"sum to one.*several ones.*pass label_size"),
     "unnormalised": (np.full((8, 3), 0.7), r"sum to one.*pass label_size"),
     "strings": (np.array(["a"] * 8), "labels of shape .* and dtype str"),
@@ -244,8 +248,11 @@ def test_labels_out_of_range_are_found_in_the_first_step_of_a_data_set(eager):
     model.compile("sgd", loss, run_eagerly=eager)
     data = tf.data.Dataset.from_tensors((X, np.full(8, 3)))
     before = model.get_weights()
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Labels must lie in \[0, 3\)"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Labels must lie in \[0, 3\)") as found:
         model.fit(data, shuffle=False, verbose=0)
+    # As an error about an array reads, with nothing of the graph around it.
+    assert isinstance(found.value, ValueError) and "Detected at node" not in str(found.value)
+    assert "labels from 3 to 3" in str(found.value)
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
 
@@ -284,10 +291,26 @@ def test_nothing_to_learn_from(interface, message):
         model.fit(X, LABELS, verbose=0)
 
 
-def test_a_loss_without_a_loss_per_example():
-    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+@pytest.mark.parametrize("reduction", ["mean_with_sample_weight", "sum", None])
+def test_a_loss_that_is_no_mean(reduction):
+    loss = keras.losses.MeanSquaredError(reduction=reduction)
     model = conditional(keras_sg.DecoupledModel, SyntheticLoss, None, loss=loss)
-    with pytest.raises(ValueError, match=r"loss of each example.*reduction='mean_with_sample_weight'"):
+    with pytest.raises(ValueError, match=rf"loss of each example.*reduction={reduction!r} \(mean_squared"):
+        model.fit(X, np.ones((8, 3)), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "loss, shape",
+    [
+        (keras.losses.Dice(), r"\(\)"),
+        (keras.losses.CosineSimilarity(axis=0), r"\(3,\)"),
+        (lambda y, p: y[0, 0] - p[0, 0], r"\(\)"),
+    ],
+    ids=["dice", "cosine", "a function"],
+)
+def test_a_loss_without_a_loss_per_example(loss, shape):
+    model = conditional(keras_sg.DecoupledModel, SyntheticLoss, None, loss=loss)
+    with pytest.raises(ValueError, match=f"one for all of a batch.*whose values have the shape {shape}"):
         model.fit(X, np.ones((8, 3)), verbose=0)
 
 

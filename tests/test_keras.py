@@ -241,3 +241,85 @@ def test_an_optimizer_can_be_made_to_clip_otherwise(accumulated):
     for value, expected in zip(values, ([-3.0], [0.0], [-0.6, -0.8])):  # [3, 4] has norm 5
         np.testing.assert_allclose(keras.ops.convert_to_numpy(value), expected, rtol=1e-6)
     assert "_clip_gradients" not in vars(sgd)
+
+
+def test_masks_are_read_and_attached():
+    tensor = keras.ops.ones((2, 3))
+    assert _keras.mask_of(tensor) is None
+    mask = keras.ops.ones((2,), "bool")
+    assert _keras.mask_of(_keras.with_mask(tensor, mask)) is mask
+
+
+def test_the_outermost_layer_is_found():
+    found = []
+
+    class Asking(keras.layers.Layer):
+        def call(self, x):
+            found.append(_keras.entry_layer())
+            return x
+
+    model = keras.Sequential([Asking()])
+    model(keras.ops.ones((2, 3)))
+    assert found[-1] is model and _keras.entry_layer() is None
+
+
+def test_what_is_made_in_a_remat_scope():
+    with keras.RematScope(mode="full"):
+        inside = keras.layers.Dense(2)
+    assert _keras.is_rematerialized(inside) and not _keras.is_rematerialized(keras.layers.Dense(2))
+
+
+def test_where_a_symbolic_tensor_was_made():
+    inputs, shared = keras.Input((3,)), keras.layers.Dense(3)
+    first = shared(inputs)
+    second = shared(first)
+    assert _keras.made_from(second) == (shared, [first]) and _keras.made_from(first)[1] == [inputs]
+
+
+def two_outputs(named=False):
+    inputs = keras.Input((3,))
+    b, a = keras.layers.Dense(2, name="b")(inputs), keras.layers.Dense(1, name="a")(inputs)
+    return keras.Model(inputs, {"x": a, "y": b} if named else [b, a])
+
+
+@pytest.mark.parametrize(
+    "named, parts, expected",
+    [
+        (False, ["for b", "for a"], ["for b", "for a"]),
+        (False, {"a": "for a", "b": "for b"}, ["for b", "for a"]),
+        (False, {"a": "for a"}, [None, "for a"]),
+        (True, {"y": "for b", "x": "for a"}, ["for a", "for b"]),
+        (True, {"b": "for b", "a": "for a"}, ["for a", "for b"]),
+        (False, "for all", ["for all", "for all"]),
+        (False, None, [None, None]),
+    ],
+)
+def test_what_belongs_to_an_output(named, parts, expected):
+    assert _keras.by_output(two_outputs(named), parts, shared=True) == expected
+
+
+def test_losses_of_outputs():
+    model = two_outputs()
+    assert _keras.losses_of_outputs(model) == [(None, 0.0)] * 2
+    model.compile("sgd", ["mse", None], loss_weights=[3.0, 1.0])
+    assert _keras.losses_of_outputs(model) == [("mse", 3.0), (None, 0.0)]
+    assert _keras.by_output(model, ["for the one with a loss"]) == ["for the one with a loss", None]
+    model.compile("sgd", {"a": "mae", "b": "mse"}, loss_weights={"a": 2.0, "b": 1.0})
+    assert _keras.losses_of_outputs(model) == [("mse", 1.0), ("mae", 2.0)]
+    model.compile("sgd", "mse")
+    assert _keras.losses_of_outputs(model) == [("mse", 1.0)] * 2
+
+
+@pytest.mark.parametrize(
+    "loss, shape, expected",
+    [
+        ("mse", (4, 3), (None,)),
+        ("mse", (4, 5, 3), (None, 5)),
+        (keras.losses.Dice(axis=(1, 2, 3)), (4, 4, 4, 1), (None,)),
+        (keras.losses.Dice(), (4, 4, 4, 1), ()),
+        (keras.losses.CosineSimilarity(axis=0), (4, 3), (3,)),
+        (lambda y, p: keras.ops.max(y - p, -1), (4, 3), (None,)),
+    ],
+)
+def test_shape_of_the_values_of_a_loss(loss, shape, expected):
+    assert _keras.shape_of_values(loss, keras.ops.ones(shape), keras.ops.ones(shape)) == expected

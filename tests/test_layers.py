@@ -313,6 +313,14 @@ def test_convolutional_interface_against_finite_differences():
     )
 
 
+def dice(y, p, axes=(1, 2, 3)):
+    return (2 * (y * p).sum(axes) + 1e-7) / (y.sum(axes) + p.sum(axes) + 1e-7)
+
+
+def cosines(y, p, axis=1):
+    return (y * p).sum(axis) / np.linalg.norm(y, axis=axis) / np.linalg.norm(p, axis=axis)
+
+
 @pytest.mark.parametrize(
     "shape, loss, values",
     [
@@ -325,7 +333,9 @@ def test_convolutional_interface_against_finite_differences():
             lambda y, p: np.max((y - p) ** 2, (1, 2)),
         ),
         ((6, 4, 6, 3), "mae", lambda y, p: np.mean(np.abs(y - p), axis=(1, 2, 3))),
-        ((6, 3), keras.losses.MeanSquaredError(reduction="sum"), lambda y, p: 6 * np.mean((y - p) ** 2, -1)),
+        ((6, 5, 4, 3), "mae", lambda y, p: np.mean(np.abs(y - p), axis=(1, 2, 3))),
+        ((6, 6, 4, 3), keras.losses.Dice(axis=(1, 2, 3)), lambda y, p: 1 - dice(y, p)),
+        ((6, 6, 3), keras.losses.CosineSimilarity(axis=1), lambda y, p: -np.mean(cosines(y, p), axis=-1)),
     ],
 )
 def test_loss_of_each_example(shape, loss, values):
@@ -333,7 +343,7 @@ def test_loss_of_each_example(shape, loss, values):
     inputs = keras.Input(shape[1:])
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(inputs))
     model.compile("sgd", loss)
-    y, p = RNG.normal(size=(2, *shape)).astype("float32")
+    y, p = RNG.uniform(size=(2, *shape)).astype("float32")
     with keras.StatelessScope():
         _, per_example = model._loss_per_example(None, y, ops.convert_to_tensor(p), None, 6)
     np.testing.assert_allclose(per_example, values(y, p), rtol=1e-5)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_sg.labels import Label
-from keras_sg.synthesizers.masks import ZeroMasked
+from keras_sg.synthesizers.masks import Conv1D, Conv2D, Conv3D
 from keras_sg.synthesizers.recipe import Synthesizer, check_count, check_widths, feature_axis
 from keras_sg.types import Config, Nested, Shape, Tensor
 
@@ -173,8 +173,8 @@ class Conv(Synthesizer):
         channels = shape[self.axis]
         widths = [self.filters or channels] * self.depth
         read_out = convolution(channels, kernel_initializer="zeros", bias_initializer="zeros")
-        hidden = body(convolution, widths, self.batch_normalization, self.axis, convolutional=True)
-        return keras.Sequential([*hidden, ZeroMasked(), read_out], name="conv")
+        hidden = body(convolution, widths, self.batch_normalization, self.axis)
+        return keras.Sequential([*hidden, read_out], name="conv")
 
     def get_config(self) -> Config:
         names = ("depth", "filters", "kernel_size", "batch_normalization", "data_format")
@@ -195,7 +195,7 @@ def check_data_format(data_format: str | None) -> str:
 
 def convolution_for(shape: Shape, kernel_size: int, data_format: str) -> MakeLayer:
     """Function `(filters, **options)` that makes a convolution which keeps an interface's shape."""
-    convolutions = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+    convolutions = {3: Conv1D, 4: Conv2D, 5: Conv3D}
     if len(shape) not in convolutions:
         raise ValueError(
             "A convolutional synthesizer needs an interface with one to three axes between batch and "
@@ -204,11 +204,9 @@ def convolution_for(shape: Shape, kernel_size: int, data_format: str) -> MakeLay
         )
 
     def convolution(filters: int, **options: Any) -> keras.Layer:
-        layer = convolutions[len(shape)](
+        return convolutions[len(shape)](
             filters, kernel_size, padding="same", data_format=data_format, **options
         )
-        layer.supports_masking = True  # its output has the positions of its input
-        return layer
 
     return convolution
 
@@ -218,12 +216,9 @@ def body(
     widths: Sequence[int],
     batch_normalization: bool,
     axis: int = -1,
-    convolutional: bool = False,
 ) -> Iterator[keras.Layer]:
     """Hidden layers `layer(width)`, each followed by BatchNormalization (if wanted) and ReLU."""
     for width in widths:
-        if convolutional:
-            yield ZeroMasked()
         yield layer(width)
         if batch_normalization:
             yield keras.layers.BatchNormalization(axis=axis)

@@ -147,7 +147,7 @@ class Critic(Synthesizer):
             layers += body(keras.layers.Dense, self.widths, self.batch_normalization)
         else:
             convolution = convolution_for(shape, self.kernel_size, self.data_format)
-            layers += body(convolution, self.widths, self.batch_normalization, self.axis, convolutional=True)
+            layers += body(convolution, self.widths, self.batch_normalization, self.axis)
             if not self.per_position:
                 layers.append(_Mean(self.axis) if None in shape[1:] else MaskedFlatten())
         body_of_it = keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body")

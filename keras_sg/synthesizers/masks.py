@@ -10,7 +10,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg.types import Config, Shape, Tensor
+from keras_sg.types import Config, Mixin, Shape, Tensor
+
+
+def zero_masked(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """`(batch, ..., features)`, zero where the mask, boolean `(batch, ...)` or None, is False."""
+    return inputs if mask is None else ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
 
 
 def mean_of_counting(inputs: Tensor, mask: Tensor | None, axis: int = -1) -> Tensor:
@@ -29,19 +34,30 @@ def mean_of_counting(inputs: Tensor, mask: Tensor | None, axis: int = -1) -> Ten
     return ops.divide_no_nan(ops.sum(inputs * counts, axis=axes), ops.sum(counts, axis=axes))
 
 
-@keras.saving.register_keras_serializable(package="keras_sg")
-class ZeroMasked(keras.layers.Layer):
-    """Zero where the mask is False; the identity where there is none. Features last."""
+class _SeesWhatCounts(Mixin):
+    """Mixed into a convolution with features last that keeps the positions of its input."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.supports_masking = True
 
     def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        return inputs if mask is None else ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
+        return super().call(zero_masked(inputs, mask))
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Conv1D(_SeesWhatCounts, keras.layers.Conv1D):
+    """`keras.layers.Conv1D`, to which the input is zero where its mask is False."""
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Conv2D(_SeesWhatCounts, keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, to which the input is zero where its mask is False."""
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class Conv3D(_SeesWhatCounts, keras.layers.Conv3D):
+    """`keras.layers.Conv3D`, to which the input is zero where its mask is False."""
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -53,7 +69,7 @@ class MaskedFlatten(keras.layers.Flatten):
         self.supports_masking = True
 
     def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        return super().call(inputs if mask is None else ops.where(mask[..., None], inputs, 0.0))
+        return super().call(zero_masked(inputs, mask))
 
     def compute_output_spec(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().compute_output_spec(inputs)
