@@ -207,7 +207,7 @@ def clipping(optimizer: keras.optimizers.Optimizer, clip: Callable[..., list[Ten
     """Within, an optimizer clips gradients as `clip` does.
 
     Args:
-        optimizer: a built optimizer, none that wraps others.
+        optimizer: an optimizer that wraps no others.
         clip: from the optimizer's own way to clip, a function of a list, and a list of gradients to
             a list: those of the variables that it is applied to and that have one, in their order,
             unscaled and, where it accumulates them, accumulated.

@@ -140,12 +140,10 @@ class Interface(keras.layers.Wrapper):
         try:
             with keras.name_scope(synthesizers.SCOPE):
                 self.synthesizer = self._make_synthesizer(shape)
-                seen = self._seen_by_synthesizer(shape)
-                if not self.synthesizer.built:
-                    self.synthesizer.build(keras.tree.map_structure(lambda tensor: tensor.shape, seen))
+                # A call, which builds it in whatever way it is made to be built.
+                predicted = self.synthesizer(self._seen_by_synthesizer(shape))
         finally:
             keras.config.set_dtype_policy(policy)
-        predicted = self.synthesizer.compute_output_spec(seen)
         owners.claim(self.synthesizer)
         for part, trainable in zip(_parts(self.synthesizer), self._trainable_parts or ()):
             part.trainable = trainable

@@ -14,7 +14,7 @@ OPTIMIZERS = {
     "sgd": lambda **options: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=CLIP, **options),
     "adam": lambda **options: keras.optimizers.Adam(0.1, epsilon=1e-2, global_clipnorm=CLIP, **options),
     "adamw": lambda **options: keras.optimizers.AdamW(0.1, epsilon=1e-2, global_clipnorm=CLIP, **options),
-    "lion": lambda **options: keras.optimizers.Lion(1e-3, global_clipnorm=CLIP, **options),
+    "nadam": lambda **options: keras.optimizers.Nadam(0.1, epsilon=1e-2, global_clipnorm=CLIP, **options),
     "each weight": lambda **options: keras.optimizers.SGD(0.1, clipnorm=CLIP, **options),
 }
 
