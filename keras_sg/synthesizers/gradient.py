@@ -27,7 +27,7 @@ class Linear(Synthesizer):
 
     Args:
         rank: width of `h A`, a positive integer; None for a `W` of its own. It saves where it is less
-            than half of the interface's features.
+            than two fifths of the interface's features.
 
     Raises:
         ValueError: `rank` is not as described.
