@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras
+from keras_sg import _keras, batches
 from keras_sg.graph import is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
@@ -75,7 +75,7 @@ class DecoupledModel(Trainer, keras.Model):
         self._reports = _reports(self.interfaces, self._keys)
         self._report = True
         self._observe_function: Any = None
-        self._observed_loss: Any = None
+        self._observed: list[Any] = []
 
     @property
     def interfaces(self) -> list[Interface]:
@@ -151,15 +151,12 @@ class DecoupledModel(Trainer, keras.Model):
 
     def fit(self, x: Any = None, y: Nested = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
-        kinds = {interface.label for interface in self.interfaces if interface.label}
-        if kinds and y is not None:
-            found = self.labels_from(y)
-            for kind in kinds:
-                (kind.check_values if hasattr(found, "dtype") else kind.check)(found)
+        if y is not None:
+            batches.check_labels(self, batches.arrays(y))
         return super().fit(x, y, *args, **kwargs)
 
     def interface_gradients(
-        self, x: Nested, y: Nested, sample_weight: Nested = None
+        self, x: Any, y: Nested = None, sample_weight: Nested = None
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The synthetic and the true gradient at every interface, on one batch.
 
@@ -167,23 +164,26 @@ class DecoupledModel(Trainer, keras.Model):
         mode; no weight, statistic or metric of the model changes.
 
         Args:
-            x: inputs of one batch, as for `train_on_batch`.
-            y: targets of the batch.
-            sample_weight: optional sample weights of the batch.
+            x: inputs of one batch, or a data set of which the first batch is taken; whatever `fit` takes.
+            y: targets of the batch, as for `fit`; none where `x` has them, or the model needs none.
+            sample_weight: optional sample weights of the batch, as for `fit`.
 
         Returns:
             Dictionary from the key of each interface (its name) to a tuple
             `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example. Of
             an interface that is used several times, the last use.
+
+        Raises:
+            ValueError: the model is not compiled; or the batch is empty, or does not fit the model's
+                inputs, or the labels in it the interfaces. Before anything is computed.
         """
-        batch = [
-            None if part is None else keras.tree.map_structure(ops.convert_to_tensor, part)
-            for part in (x, y, sample_weight)
-        ]
-        if self._observed_loss is not _keras.compiled_loss(self):
-            self._observed_loss = _keras.compiled_loss(self)
-            self._observe_function = self.make_observe_function()
-        pairs = self._observe_function(*batch)
+        batch = batches.read(self, x, y, sample_weight)
+        # What a trace holds as constants: the loss, and what is trained.
+        seen = [_keras.compilation(self), *(layer.trainable for layer in _keras.sublayers(self))]
+        if len(seen) != len(self._observed) or any(a is not b for a, b in zip(seen, self._observed)):
+            self._observed, self._observe_function = seen, self.make_observe_function()
+        convert = lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf)
+        pairs = self._observe_function(*keras.tree.map_structure(convert, batch))
         return {key: tuple(ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
 
     def make_train_function(self, force: bool = False) -> Any:
