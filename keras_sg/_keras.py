@@ -5,6 +5,7 @@ noticed there first.
 """
 
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -161,7 +162,9 @@ def one_batch(x: Any, y: Nested = None, sample_weight: Nested = None) -> tuple[N
 
 def inputs_of(model: keras.Model, x: Nested) -> list[Tensor | None]:
     """What a functional model takes for its inputs, in their order, when it is called with `x`."""
-    return model._standardize_inputs(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the call itself warns of another structure
+        return model._standardize_inputs(x)
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:

@@ -33,14 +33,15 @@ def read(model: keras.Model, x: Any, y: Nested, sample_weight: Nested) -> tuple[
     fault = ""
     try:
         batch = _keras.one_batch(*map(arrays, batch))
-        pairs = list(zip(keras.tree.flatten(model.inputs), _keras.inputs_of(model, batch[0])))
-        fits = all(_fits(symbol.shape, given.shape) for symbol, given in pairs if given is not None)
+        pairs = list(zip(model.inputs, _keras.inputs_of(model, batch[0])))
+        fits = isinstance(batch[0], dict) or len(keras.tree.flatten(batch[0])) == len(pairs)
+        fits = fits and all(_fits(symbol.shape, given.shape) for symbol, given in pairs if given is not None)
         sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(batch) if leaf is not None}
         fits = fits and len(sizes) == 1 and not sizes & {(), (0,)}
     except (KeyError, StopIteration, TypeError, ValueError) as error:
         fits, fault = False, f" {error}"
     if not fits:
-        expected = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs)]
+        expected = [tuple(tensor.shape) for tensor in model.inputs]
         raise ValueError(
             f"The batch does not fit model {model.name!r}. Expected x of shapes {expected} and, in y and "
             f"sample_weight, as many examples, at least one. Received: x of shapes {_shapes(batch[0])}, y of "

@@ -6,10 +6,17 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients, labels, synthesizers
+from keras_sg import _keras, gradients, label_sources, labels, synthesizers
 from keras_sg.step import Step
 from keras_sg.types import Config, Nested, Shape, Tensor
 from keras_sg.version import __version__, check_readable
+
+# What an error says to a training call that no training step of ours has made.
+WAYS_OUT = (
+    "To train, build the model as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), "
+    "and call its fit() or train_on_batch(); a loss of your own (distillation, for one) belongs in the "
+    "compute_loss of a subclass. To sample with dropout, call keras_sg.strip(model)(x, training=True)."
+)
 
 
 class Interface(keras.layers.Wrapper):
@@ -19,6 +26,7 @@ class Interface(keras.layers.Wrapper):
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
+        labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
     """
 
     def __init__(
@@ -30,6 +38,7 @@ class Interface(keras.layers.Wrapper):
         loss: str = "mse",
         mix: float = 1.0,
         update_period: int = 1,
+        labels_from: label_sources.Source | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(layer, keras.Layer):
@@ -50,6 +59,7 @@ class Interface(keras.layers.Wrapper):
         self.label = labels.kind(num_classes, label_size, unit_labels, self.compute_dtype)
         self.num_classes = None if num_classes is None else int(num_classes)
         self.label_size = None if label_size is None else int(label_size)
+        self.labels_from = label_sources.check(labels_from)
         gradients.get_regression(loss)
         self.loss = loss
         self.update_period = _check_period(update_period)
@@ -57,12 +67,32 @@ class Interface(keras.layers.Wrapper):
         self.supports_masking = True
         self._initial_mix = gradients.check_mix(mix)
         self._mix: _keras.Knob | None = None
+        self._mix_read = ""  # as a constant, where
         _keras.register_step(self)
 
     @property
     def mix(self) -> float:
         """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
         return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
+
+    @mix.setter
+    def mix(self, mix: float) -> None:
+        mix = gradients.check_mix(mix)
+        if self._mix is None and self._mix_read == "in a plain model":
+            raise ValueError(
+                f"Training functions hold mix={self.mix} of interface {self.name!r} as a constant. Call "
+                f"move_mix({mix}) and compile the model anew, or make it a keras_sg.DecoupledModel, which "
+                f"notices. Received: mix={mix} after a training step of a model that is none."
+            )
+        if self._mix is None and not self._mix_read:
+            self._initial_mix = mix
+        else:
+            self.move_mix(mix)
+
+    @property
+    def mix_moves(self) -> bool:
+        """Whether `mix` is a variable of the training step, rather than a constant."""
+        return self._mix is not None
 
     def move_mix(self, mix: float) -> bool:
         """Give `mix` another value.
@@ -183,9 +213,8 @@ class Interface(keras.layers.Wrapper):
         if step is None:
             raise ValueError(
                 f"The conditional interface {self.name!r} (num_classes={self.num_classes}, label_size="
-                f"{self.label_size}) needs the labels, which only a keras_sg.DecoupledModel hands to it in "
-                "training. Build the model as keras_sg.DecoupledModel(inputs, outputs), or with "
-                "keras_sg.decouple(...), and train it with fit(). Received: a training call without labels."
+                f"{self.label_size}) needs the labels, which only the training step of a "
+                f"keras_sg.DecoupledModel hands to it. {WAYS_OUT} Received: a training call without labels."
             )
         return self.label.rows(step.labels, dtype)
 
@@ -212,7 +241,7 @@ class Interface(keras.layers.Wrapper):
             observed = step.tap(h)
             step.add_gradient(self, observed, None, synthetic, weight)
             return _keras.copy_mask(h, observed)
-        mix = self._initial_mix if self._mix is None else ops.copy(self._mix.variable)
+        mix = self._mix_of(step)
         # What the trainer teaches itself, nothing may reach here.
         apart = self.update_period > 1 and step is not None and step.sparse.apart
         taught = ops.stop_gradient(synthetic) if apart else synthetic
@@ -225,12 +254,21 @@ class Interface(keras.layers.Wrapper):
         self.add_loss(anchor)
         return _keras.copy_mask(h, exchanged)
 
+    def _mix_of(self, step: Step | None) -> float | Tensor:
+        """`mix` in a training step: a constant until it is moved, a tensor from then on."""
+        if self._mix is not None:
+            return ops.copy(self._mix.variable)
+        self._mix_read = "in a plain model" if step is None else self._mix_read or "in a decoupled model"
+        return self._initial_mix
+
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> Nested:
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
 
     def get_config(self) -> Config:
+        source = self.labels_from
         return {
             **super().get_config(),
+            **({} if source is None else {"labels_from": label_sources.serialize(source)}),
             "keras_sg_version": __version__,
             "synthesizer": self._serialized_synthesizer(),
             "num_classes": self.num_classes,
@@ -244,6 +282,8 @@ class Interface(keras.layers.Wrapper):
     def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
         config = dict(config)
         check_readable(config.pop("keras_sg_version", None))
+        if "labels_from" in config:
+            config["labels_from"] = label_sources.deserialize(config["labels_from"])
         return super().from_config(config, custom_objects=custom_objects)
 
     def _serialized_synthesizer(self) -> Any:

@@ -93,9 +93,9 @@ class Label(abc.ABC):
             labels = np.asarray(labels)  # a table
         if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
             raise ValueError(
-                f"{self.expected} Where `y` holds more than that, say where they are: with labels_from=... (a "
-                "key or an index of `y`, or a function of it) of keras_sg.decouple or "
-                "keras_sg.DecoupledModel, or override `DecoupledModel.labels_from(y)` in a subclass. "
+                f"{self.expected} Where `y` holds more than that, say where they are: give keras_sg.decouple "
+                "or keras_sg.DecoupledModel labels_from=... (a key or an index of `y`, or a function of it), "
+                "or override `DecoupledModel.labels_from(y)` in a subclass. "
                 f"Received: {reprlib.repr(labels)} (of type {type(labels).__name__})."
             )
         shape, dtype = tuple(labels.shape), str(getattr(labels.dtype, "name", labels.dtype))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras, batches
+from keras_sg import _keras, batches, label_sources
 from keras_sg.graph import is_graph
 from keras_sg.interface import Interface
 from keras_sg.layers import SyntheticGradient
@@ -41,13 +41,18 @@ class DecoupledModel(Trainer, keras.Model):
         inputs: symbolic inputs, as for `keras.Model`.
         outputs: symbolic outputs, as for `keras.Model`.
         name: string, the model's name.
+        labels_from: where in `y` the labels for conditional interfaces are, if it holds more than them: the
+            key (a string) or the index (an integer) of an entry, or a callable from `y` to the labels,
+            registered with Keras if the model is to be saved. The interfaces keep it; None leaves them
+            what they have, so it goes with them into files, clones and models around this one.
         **kwargs: `trainable`.
 
     Attributes:
         interfaces: list of the interfaces in the model, at any depth, in order.
 
     Raises:
-        ValueError: an output of the model is an interface.
+        ValueError: an output of the model is an interface; `labels_from` is not as described, or
+            interfaces have been told different ones.
         NotImplementedError: there is no trainer for the Keras backend in use.
 
     Example:
@@ -67,13 +72,23 @@ class DecoupledModel(Trainer, keras.Model):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343.
     """
 
-    def __init__(self, inputs: Nested, outputs: Nested, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        inputs: Nested,
+        outputs: Nested,
+        name: str | None = None,
+        *,
+        labels_from: label_sources.Source | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         _keras.register_step(self)
         _check_outputs(self)
+        self._tell_source(label_sources.check(labels_from))
         self._keys = _keys(self.interfaces)
         self._reports = _reports(self.interfaces, self._keys)
         self._report = True
+        self._mix_moves: list[bool] = []
         self._observe_function: Any = None
         self._observed: list[Any] = []
 
@@ -136,16 +151,36 @@ class DecoupledModel(Trainer, keras.Model):
         finally:
             self._report = True
 
+    def _tell_source(self, source: label_sources.Source | None) -> None:
+        """Have the interfaces keep where in `y` the labels are."""
+        if source is not None:
+            for interface in self.interfaces:
+                interface.labels_from = source
+        told = [interface.labels_from for interface in self.interfaces if interface.labels_from is not None]
+        if any(other != told[0] and not (callable(other) and callable(told[0])) for other in told):
+            raise ValueError(
+                "The interfaces of a model take their labels from one place in `y`. Give the model its own "
+                f"labels_from. Received: interfaces with labels_from of {told}."
+            )
+
     def labels_from(self, y: Nested) -> Nested:
-        """The labels for conditional interfaces. Override it where `y` holds more than them.
+        """The labels for conditional interfaces.
+
+        Where `y` holds more than them, give the model the argument `labels_from`, or override this.
 
         Args:
             y: targets of a batch, as `fit` received them.
 
         Returns:
             Integers of shape `(batch,)` or `(batch, 1)`, or one-hot rows `(batch, num_classes)`; or
-            vectors `(batch, label_size)`. By default `y`, or the one tensor in it.
+            vectors `(batch, label_size)`. Without the argument, `y` or the one tensor in it.
+
+        Raises:
+            ValueError: the argument is a key or an index that `y` does not have.
         """
+        for interface in self.interfaces:
+            if interface.labels_from is not None:
+                return label_sources.take(interface.labels_from, y)
         leaves = keras.tree.flatten(y)
         return leaves[0] if len(leaves) == 1 else y
 
@@ -188,6 +223,10 @@ class DecoupledModel(Trainer, keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         check_optimizer(self)
+        moved = [interface.mix_moves for interface in self.interfaces]
+        if moved != self._mix_moves:
+            # A function that exists was traced with a constant.
+            self._mix_moves, self.train_function = moved, None
         return super().make_train_function(force)
 
     def save(

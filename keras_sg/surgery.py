@@ -13,6 +13,7 @@ import keras
 from keras_sg import synthesizers
 from keras_sg.graph import Graph, is_graph
 from keras_sg.interface import Interface
+from keras_sg.label_sources import Source
 from keras_sg.layers import SyntheticGradient
 from keras_sg.models import DecoupledModel, interfaces_in
 
@@ -23,6 +24,7 @@ def decouple(
     model: keras.Model,
     after: str | keras.Layer | Iterable[str | keras.Layer],
     interface: type[Interface] = SyntheticGradient,
+    labels_from: Source | None = None,
     **options: Any,
 ) -> DecoupledModel:
     """Cut a Functional or Sequential model behind the named layers.
@@ -33,6 +35,8 @@ def decouple(
         after: name of a layer (or the layer itself), or a list of them. Layers of nested models
             are named by their path, as in `"backbone/block1"`.
         interface: `keras_sg.SyntheticGradient` or `keras_sg.SyntheticLoss`.
+        labels_from: where in `y` the labels are, if it holds more than them: a key, an index or a callable,
+            as for `keras_sg.DecoupledModel`.
         **options: arguments of `interface` (`synthesizer`, `num_classes`, ...). Every
             interface gets a synthesizer of its own; of a layer or model, a copy.
 
@@ -43,7 +47,7 @@ def decouple(
     Raises:
         ValueError: the model is neither Functional nor Sequential, is not built or has
             interfaces already; a name is not there, is used at two places, or is the model's
-            output; no names are given.
+            output; no names are given; `labels_from` is none of the three.
 
     Warns:
         UserWarning: a cut does not separate: a path around it, a skip connection for one, still
@@ -74,7 +78,8 @@ def decouple(
     given = [after] if isinstance(after, (str, keras.Layer)) else after
     names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
-    return _as_model(_insert(model, names, _wrapper(interface, options)), DecoupledModel)
+    cut = _insert(model, names, _wrapper(interface, options))
+    return _as_model(cut, DecoupledModel, labels_from=labels_from)
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -174,11 +179,13 @@ def _clone(
     )
 
 
-def _as_model(model: keras.Model, model_class: type[keras.Model] = keras.Model) -> keras.Model:
+def _as_model(
+    model: keras.Model, model_class: type[keras.Model] = keras.Model, **options: Any
+) -> keras.Model:
     """The graph of `model` once more, neither compiled nor of a class of its own."""
     if isinstance(model, keras.Sequential):
-        return model_class(model.inputs[0], model.outputs[0], name=model.name)
-    return model_class(model.input, model.output, name=model.name)
+        return model_class(model.inputs[0], model.outputs[0], name=model.name, **options)
+    return model_class(model.input, model.output, name=model.name, **options)
 
 
 def _paths(model: keras.Model, prefix: str = "") -> Iterator[str]:

@@ -75,7 +75,7 @@ def weights_of_examples(model: keras.Model, sample_weight: Nested, y_pred: Neste
 
     if sample_weight is None:
         return keras.tree.map_structure(weights_of, y_pred)
-    if not any(ops.shape(weight) for weight in keras.tree.flatten(sample_weight)):
+    if not any(getattr(weight, "shape", ()) for weight in keras.tree.flatten(sample_weight)):
         sample_weight = ops.convert_to_tensor(sample_weight)  # a list of numbers
     pairs = zip(keras.tree.flatten(y_pred), keras.tree.flatten(sample_weight))
     return keras.tree.pack_sequence_as(sample_weight, [weights_of(*pair) for pair in pairs])
@@ -112,8 +112,9 @@ def shares_of_examples(
 
 def batch_size(x: Nested) -> Tensor:
     """The number of examples in a batch of inputs."""
-    shape = ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
-    return shape[0] if shape else 1  # what is no batch is for the model's call to find
+    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    # What is no batch is for the model's call to find.
+    return ops.shape(first)[0] if getattr(first, "shape", ()) else 1
 
 
 def warn_of_idle(model: keras.Model, step: Step) -> None:
