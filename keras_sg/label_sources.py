@@ -54,15 +54,18 @@ def serialize(source: Source) -> Source | Config:
     """What stands for a source in a configuration.
 
     Raises:
-        ValueError: it is a callable that is not registered with Keras.
+        ValueError: it is a callable that Keras cannot make anew, for it is not registered.
     """
     if isinstance(source, (str, int)):
         return source
-    kind: Any = source if isinstance(source, types.FunctionType) else type(source)
-    if keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
+    function = isinstance(source, types.FunctionType)
+    kind: Any = source if function else type(source)
+    registered = keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is kind
+    if not registered or not (function or hasattr(kind, "from_config")):
         raise ValueError(
-            "`labels_from` cannot be written to a file. Decorate the function, or the class of the callable, "
-            "with @keras.saving.register_keras_serializable(); or give the key or the index of the labels. "
+            "`labels_from` is a callable that cannot be saved. Decorate the function, or the class (which "
+            "then has get_config and from_config), with @keras.saving.register_keras_serializable(); or give "
+            "the key or the index of the labels. "
             f"Received: labels_from={source!r} (of type {type(source).__name__})."
         )
     return keras.saving.serialize_keras_object(source)
