@@ -6,6 +6,8 @@ noticed there first.
 
 import contextlib
 import functools
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from keras.src import backend
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
+from keras.src.trainers.data_adapters import get_data_adapter
 
 from keras_sg.types import Nested, Shape, Tensor, Variable
 
@@ -257,9 +260,22 @@ def scope_with(values: Iterable[tuple[Variable, Tensor]]) -> keras.StatelessScop
         return keras.StatelessScope(values, collect_losses=True)
 
 
-def compiled_loss(model: keras.Model) -> Any:
+def compilation(model: keras.Model) -> Any:
     """An object that `compile` makes anew."""
-    return model._compile_loss
+    return model._compile_config
+
+
+def one_batch(x: Any, y: Nested = None, sample_weight: Nested = None) -> tuple[Nested, Nested, Nested]:
+    """A batch as `fit` reads it, in NumPy arrays: all of what is given, or the first of a data set."""
+    data = get_data_adapter(x, y, sample_weight, batch_size=sys.maxsize)
+    return keras.utils.unpack_x_y_sample_weight(next(iter(data.get_numpy_iterator())))
+
+
+def inputs_of(model: keras.Model, x: Nested) -> list[Tensor | None]:
+    """What a functional model takes for its inputs, in their order, when it is called with `x`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the call itself warns of another structure
+        return model._standardize_inputs(x)
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:

@@ -10,12 +10,19 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients, labels, owners, synthesizers, weights
+from keras_sg import _keras, gradients, label_sources, labels, owners, synthesizers, weights
 from keras_sg.graph import is_graph
 from keras_sg.step import Step
 from keras_sg.types import Config, Nested, Shape, Tensor
 from keras_sg.version import __version__, check_readable
 from keras_sg.weights import Weight
+
+# What an error says to a training call that no training step of ours has made.
+WAYS_OUT = (
+    "To train, build the model as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), "
+    "and call its fit() or train_on_batch(); a loss of your own (distillation, for one) belongs in the "
+    "compute_loss of a subclass. To sample with dropout, call keras_sg.strip(model)(x, training=True)."
+)
 
 
 class Interface(keras.layers.Wrapper):
@@ -25,6 +32,7 @@ class Interface(keras.layers.Wrapper):
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
+        labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
     """
 
     def __init__(
@@ -36,6 +44,7 @@ class Interface(keras.layers.Wrapper):
         loss: str = "mse",
         mix: float = 1.0,
         update_period: int = 1,
+        labels_from: label_sources.Source | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(layer, keras.Layer):
@@ -56,6 +65,7 @@ class Interface(keras.layers.Wrapper):
         self.label = labels.kind(num_classes, label_size, unit_labels, self.compute_dtype)
         self.num_classes = None if num_classes is None else int(num_classes)
         self.label_size = None if label_size is None else int(label_size)
+        self.labels_from = label_sources.check(labels_from)
         gradients.get_regression(loss)
         self.loss = loss
         self.update_period = _check_period(update_period)
@@ -68,6 +78,8 @@ class Interface(keras.layers.Wrapper):
         self._mix: _keras.Knob | None = None
         self._warned = False
         self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
+
+        self._mix_read = ""  # as a constant, where
         _keras.register_step(self)
 
     @property
@@ -88,9 +100,24 @@ class Interface(keras.layers.Wrapper):
         """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
         return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
 
-    def rematerialized_call(self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The call as it is: in a `keras.RematScope` the module runs again, the interface does not."""
-        return layer_call
+    @mix.setter
+    def mix(self, mix: float) -> None:
+        mix = gradients.check_mix(mix)
+        if self._mix is None and self._mix_read == "in a plain model":
+            raise ValueError(
+                f"Training functions hold mix={self.mix} of interface {self.name!r} as a constant. Call "
+                f"move_mix({mix}) and compile the model anew, or make it a keras_sg.DecoupledModel, which "
+                f"notices. Received: mix={mix} after a training step of a model that is none."
+            )
+        if self._mix is None and not self._mix_read:
+            self._initial_mix = mix
+        else:
+            self.move_mix(mix)
+
+    @property
+    def mix_moves(self) -> bool:
+        """Whether `mix` is a variable of the training step, rather than a constant."""
+        return self._mix is not None
 
     def move_mix(self, mix: float) -> bool:
         """Give `mix` another value.
@@ -111,6 +138,10 @@ class Interface(keras.layers.Wrapper):
             self._mix = _keras.Knob(self, "mix", mix)
         self._mix.variable.assign(mix)
         return stale
+
+    def rematerialized_call(self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The call as it is: in a `keras.RematScope` the module runs again, the interface does not."""
+        return layer_call
 
     def save_own_variables(self, store: Any) -> None:
         """Nothing: layer and synthesizer save theirs, and `mix` is in the configuration."""
@@ -246,9 +277,8 @@ class Interface(keras.layers.Wrapper):
         if step is None:
             raise ValueError(
                 f"The conditional interface {self.name!r} (num_classes={self.num_classes}, label_size="
-                f"{self.label_size}) needs the labels, which only a keras_sg.DecoupledModel hands to it in "
-                "training. Build the model as keras_sg.DecoupledModel(inputs, outputs), or with "
-                "keras_sg.decouple(...), and train it with fit(). Received: a training call without labels."
+                f"{self.label_size}) needs the labels, which only the training step of a "
+                f"keras_sg.DecoupledModel hands to it. {WAYS_OUT} Received: a training call without labels."
             )
         rows = self.label.rows(step.labels, h.dtype, step.ignored)
         per_position = getattr(self.synthesizer, "per_position", not self._label_apart)
@@ -310,7 +340,7 @@ class Interface(keras.layers.Wrapper):
             observed = step.tap(h)
             step.add_gradient(self, observed, None, synthetic, factor, weight)
             return _keras.copy_mask(h, observed)
-        mix = self._initial_mix if self._mix is None else ops.copy(self._mix.variable)
+        mix = self._mix_of(step)
         # What the trainer teaches itself, nothing may reach here.
         apart = self.update_period > 1 and step is not None and step.sparse.apart
         taught = ops.stop_gradient(synthetic) if apart else synthetic
@@ -323,6 +353,13 @@ class Interface(keras.layers.Wrapper):
         self.add_loss(anchor)
         return _keras.copy_mask(h, exchanged)
 
+    def _mix_of(self, step: Step | None) -> float | Tensor:
+        """`mix` in a training step: a constant until it is moved, a tensor from then on."""
+        if self._mix is not None:
+            return ops.copy(self._mix.variable)
+        self._mix_read = "in a plain model" if step is None else self._mix_read or "in a decoupled model"
+        return self._initial_mix
+
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> Nested:
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
 
@@ -330,8 +367,11 @@ class Interface(keras.layers.Wrapper):
         parts = self._trainable_parts
         if self.synthesizer is not None:
             parts = tuple(part.trainable for part in _parts(self.synthesizer))
+
+        source = self.labels_from
         return {
             **super().get_config(),
+            **({} if source is None else {"labels_from": label_sources.serialize(source)}),
             "keras_sg_version": __version__,
             "synthesizer": self._serialized_synthesizer(),
             "synthesizer_trainable": parts and list(parts),
@@ -348,6 +388,8 @@ class Interface(keras.layers.Wrapper):
         check_readable(config.pop("keras_sg_version", None))
         config.pop("trainable", None)  # the layer's configuration says it, of each layer inside it
         parts = config.pop("synthesizer_trainable", None)
+        if "labels_from" in config:
+            config["labels_from"] = label_sources.deserialize(config["labels_from"])
         interface = super().from_config(config, custom_objects=custom_objects)
         interface._trainable_parts = None if parts is None else tuple(parts)
         return interface

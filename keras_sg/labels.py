@@ -18,6 +18,7 @@ import abc
 import dataclasses
 import functools
 import numbers
+import reprlib
 from typing import Self
 
 import keras
@@ -105,10 +106,14 @@ class Label(abc.ABC):
 
     def check(self, labels: Nested) -> None:
         """Raise `ValueError` unless shape and dtype of `labels` are those of such labels."""
+        if hasattr(labels, "__array__") and not hasattr(labels, "dtype"):
+            labels = np.asarray(labels)  # a table
         if not hasattr(labels, "shape") or not hasattr(labels, "dtype"):
             raise ValueError(
-                f"{self.expected} Where `y` holds more than that, override `DecoupledModel.labels_from(y)`. "
-                f"Received: {labels!r} (of type {type(labels).__name__})."
+                f"{self.expected} Where `y` holds more than that, say where they are: give keras_sg.decouple "
+                "or keras_sg.DecoupledModel labels_from=... (a key or an index of `y`, or a function of it), "
+                "or override `DecoupledModel.labels_from(y)` in a subclass. "
+                f"Received: {reprlib.repr(labels)} (of type {type(labels).__name__})."
             )
         shape, dtype = tuple(labels.shape), str(getattr(labels.dtype, "name", labels.dtype))
         dtype = dtype.removeprefix("torch.")

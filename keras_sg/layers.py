@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from keras_sg import nested
-from keras_sg.interface import Interface
+from keras_sg.interface import WAYS_OUT, Interface
 from keras_sg.step import Step
 from keras_sg.synthesizers import Identifier
 from keras_sg.types import Config, Nested, Shape, Tensor
@@ -54,7 +54,8 @@ class SyntheticGradient(Interface):
         update_period: the synthesizer learns in every so many-th step, beginning with the first;
             in the others its backward pass is left out, and its weights and the state of its
             optimizer stay as they are. More than 1 needs a `DecoupledModel`.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer).
+        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer), and
+            `labels_from`, see `DecoupledModel`.
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.
@@ -136,9 +137,8 @@ class SyntheticGradient(Interface):
         if decoupled_step is None and self.update_period > 1:
             raise ValueError(
                 f"The synthesizer of interface {self.name!r} learns in one of {self.update_period} steps "
-                "(update_period), which only a keras_sg.DecoupledModel can arrange. Build the model as "
-                "keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train it with "
-                "fit(). Received: a training call without a training step."
+                "(update_period), which only the training step of a keras_sg.DecoupledModel can arrange. "
+                f"{WAYS_OUT} Received: a training call without a training step."
             )
         weight = self._weight(h, decoupled_step)
         synthetic = self._predict(ops.stop_gradient(h), rows, weight, decoupled_step)
@@ -171,7 +171,8 @@ class SyntheticLoss(Interface):
             summed over the elements of `h` and averaged over the batch.
         mix: as for `SyntheticGradient`.
         update_period: as for `SyntheticGradient`.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer).
+        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer), and
+            `labels_from`, see `DecoupledModel`.
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.
@@ -256,9 +257,8 @@ class SyntheticLoss(Interface):
         if decoupled_step is None:
             raise ValueError(
                 f"The synthetic loss {self.name!r} learns from the prediction of the next one, or from "
-                "the loss, which only a keras_sg.DecoupledModel hands to it in training. Build the model "
-                "as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), and train "
-                "it with fit(). Received: a training call without a training step."
+                "the loss, which only the training step of a keras_sg.DecoupledModel hands to it. "
+                f"{WAYS_OUT} Received: a training call without a training step."
             )
         rows = self._label_rows(decoupled_step, h)
         weight = self._weight(h, decoupled_step)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras, weights
+from keras_sg import _keras, batches, label_sources
 from keras_sg.graph import is_graph, layers_behind
 from keras_sg.interface import Interface, interfaces_in
 from keras_sg.layers import SyntheticGradient
@@ -51,13 +51,21 @@ class DecoupledModel(Trainer, keras.Model):
         report_interfaces: whether each interface is reported by itself where there are several. By
             default (None) up to 8 interfaces are: in a network of many small modules, keeping two
             metrics for each takes longer than training the module.
+
+
+        labels_from: where in `y` the labels for conditional interfaces are, if it holds more than them: the
+            key (a string) or the index (an integer) of an entry, or a callable from `y` to the labels,
+            registered with Keras if the model is to be saved. The interfaces keep it; None leaves them
+            what they have, so it goes with them into files, clones and models around this one.
         **kwargs: `trainable`.
 
     Attributes:
         interfaces: list of the interfaces in the model, at any depth, in order.
 
     Raises:
-        ValueError: an output of the model is an interface; or `report_interfaces` is not as described.
+        ValueError: an output of the model is an interface, or one sits where no step can follow it
+            (`keras.layers.TimeDistributed`, a layer made in a `keras.RematScope`); `report_interfaces` or
+            `labels_from` are not as described, or interfaces have been told different ones.
         NotImplementedError: there is no trainer for the Keras backend in use.
 
     Example:
@@ -85,6 +93,7 @@ class DecoupledModel(Trainer, keras.Model):
         name: str | None = None,
         *,
         report_interfaces: bool | None = None,
+        labels_from: label_sources.Source | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
@@ -98,12 +107,15 @@ class DecoupledModel(Trainer, keras.Model):
         _keras.register_step(self)
         _check_outputs(self)
         _check_containers(self)
+
+        self._tell_source(label_sources.check(labels_from))
         self._keys = _keys(self.interfaces)
         each = len(self.interfaces) <= REPORTED if report_interfaces is None else report_interfaces
         self._reports = _reports(self.interfaces, self._keys, each)
         self._report = True
+        self._mix_moves: list[bool] = []
         self._observe_function: Any = None
-        self._observed_loss: Any = None
+        self._observed: list[Any] = []
 
     @property
     def interfaces(self) -> list[Interface]:
@@ -189,33 +201,47 @@ class DecoupledModel(Trainer, keras.Model):
         """The call as it is: in a `keras.RematScope` the modules run again, the model does not."""
         return layer_call
 
+    def _tell_source(self, source: label_sources.Source | None) -> None:
+        """Have the interfaces keep where in `y` the labels are."""
+        if source is not None:
+            for interface in self.interfaces:
+                interface.labels_from = source
+        told = [interface.labels_from for interface in self.interfaces if interface.labels_from is not None]
+        if any(other != told[0] and not (callable(other) and callable(told[0])) for other in told):
+            raise ValueError(
+                "The interfaces of a model take their labels from one place in `y`. Give the model its own "
+                f"labels_from. Received: interfaces with labels_from of {told}."
+            )
+
     def labels_from(self, y: Nested) -> Nested:
-        """The labels for conditional interfaces. Override it where `y` holds more than them.
+        """The labels for conditional interfaces.
+
+        Where `y` holds more than them, give the model the argument `labels_from`, or override this.
 
         Args:
             y: targets of a batch, as `fit` received them.
 
         Returns:
             Integers of shape `(batch,)` or `(batch, 1)`, or one-hot rows `(batch, num_classes)`; or
-            vectors `(batch, label_size)`. By default `y`, or the one tensor in it.
+            vectors `(batch, label_size)`. Without the argument, `y` or the one tensor in it.
+
+        Raises:
+            ValueError: the argument is a key or an index that `y` does not have.
         """
+        for interface in self.interfaces:
+            if interface.labels_from is not None:
+                return label_sources.take(interface.labels_from, y)
         leaves = keras.tree.flatten(y)
         return leaves[0] if len(leaves) == 1 else y
 
     def fit(self, x: Any = None, y: Nested = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
-        kinds = {interface.label for interface in self.interfaces if interface.label}
-        if kinds and y is not None:
-            found = self.labels_from(y)
-            for kind in kinds:
-                if hasattr(found, "dtype"):
-                    kind.check_values(found, weights.ignored(self))
-                else:
-                    kind.check(found)
+        if y is not None:
+            batches.check_labels(self, batches.arrays(y))
         return super().fit(x, y, *args, **kwargs)
 
     def interface_gradients(
-        self, x: Nested, y: Nested, sample_weight: Nested = None
+        self, x: Any, y: Nested = None, sample_weight: Nested = None
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The synthetic and the true gradient at every interface, on one batch.
 
@@ -223,23 +249,26 @@ class DecoupledModel(Trainer, keras.Model):
         mode; no weight, statistic or metric of the model changes.
 
         Args:
-            x: inputs of one batch, as for `train_on_batch`.
-            y: targets of the batch.
-            sample_weight: optional sample weights of the batch.
+            x: inputs of one batch, or a data set of which the first batch is taken; whatever `fit` takes.
+            y: targets of the batch, as for `fit`; none where `x` has them, or the model needs none.
+            sample_weight: optional sample weights of the batch, as for `fit`.
 
         Returns:
             Dictionary from the key of each interface (its name) to a tuple
             `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example. Of
             an interface that is used several times, the last use.
+
+        Raises:
+            ValueError: the model is not compiled; or the batch is empty, or does not fit the model's
+                inputs, or the labels in it the interfaces. Before anything is computed.
         """
-        batch = [
-            None if part is None else keras.tree.map_structure(ops.convert_to_tensor, part)
-            for part in (x, y, sample_weight)
-        ]
-        if self._observed_loss is not _keras.compiled_loss(self):
-            self._observed_loss = _keras.compiled_loss(self)
-            self._observe_function = self.make_observe_function()
-        pairs = self._observe_function(*batch)
+        batch = batches.read(self, x, y, sample_weight)
+        # What a trace holds as constants: the loss, and what is trained.
+        seen = [_keras.compilation(self), *(layer.trainable for layer in _keras.sublayers(self))]
+        if len(seen) != len(self._observed) or any(a is not b for a, b in zip(seen, self._observed)):
+            self._observed, self._observe_function = seen, self.make_observe_function()
+        convert = lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf)
+        pairs = self._observe_function(*keras.tree.map_structure(convert, batch))
         return {key: tuple(ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
 
     def get_config(self) -> Config:
@@ -247,6 +276,10 @@ class DecoupledModel(Trainer, keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         check_optimizer(self)
+        moved = [interface.mix_moves for interface in self.interfaces]
+        if moved != self._mix_moves:
+            # A function that exists was traced with a constant.
+            self._mix_moves, self.train_function = moved, None
         return super().make_train_function(force)
 
     def save(

@@ -13,6 +13,7 @@ import keras
 from keras_sg import synthesizers
 from keras_sg.graph import Graph
 from keras_sg.interface import Interface, interfaces_in
+from keras_sg.label_sources import Source
 from keras_sg.layers import SyntheticGradient
 from keras_sg.models import DecoupledModel
 from keras_sg.plain import Rebuild, as_model, check_graph, clone, paths_in
@@ -23,6 +24,7 @@ def decouple(
     after: str | keras.Layer | Iterable[str | keras.Layer],
     interface: type[Interface] = SyntheticGradient,
     report_interfaces: bool | None = None,
+    labels_from: Source | None = None,
     **options: Any,
 ) -> DecoupledModel:
     """Cut a Functional or Sequential model behind the named layers.
@@ -34,6 +36,10 @@ def decouple(
             are named by their path, as in `"backbone/block1"`.
         interface: `keras_sg.SyntheticGradient` or `keras_sg.SyntheticLoss`.
         report_interfaces: as for `keras_sg.DecoupledModel`.
+
+
+        labels_from: where in `y` the labels are, if it holds more than them: a key, an index or a callable,
+            as for `keras_sg.DecoupledModel`.
         **options: arguments of `interface` (`synthesizer`, `num_classes`, ...). Every
             interface gets a synthesizer of its own; of a layer or model, a copy.
 
@@ -44,7 +50,7 @@ def decouple(
     Raises:
         ValueError: the model is neither Functional nor Sequential, is not built or has
             interfaces already; a name is not there, is used at two places, or is the model's
-            output; no names are given.
+            output; no names are given; `labels_from` is none of the three.
 
     Warns:
         UserWarning: a cut does not separate: a path around it, a skip connection for one, still
@@ -76,7 +82,13 @@ def decouple(
     names = [layer.name if isinstance(layer, keras.Layer) else layer for layer in given]
     _check_decouple(model, names, interface)
     cut = _insert(model, names, _wrapper(interface, options))
-    return as_model(cut, DecoupledModel, trainable=model.trainable, report_interfaces=report_interfaces)
+    return as_model(
+        cut,
+        DecoupledModel,
+        trainable=model.trainable,
+        report_interfaces=report_interfaces,
+        labels_from=labels_from,
+    )
 
 
 def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: bool = False) -> keras.Model:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from backends import compiled, not_on_jax, several_steps
 from keras import layers
-from models import BATCH, assert_same, data, mlp, optimizer, oracle_of, train_oracle
+from models import BATCH, assert_same, data, interfaces_of, mlp, optimizer, oracle_of, train_oracle
 
 import keras_sg
 from keras_sg import callbacks
@@ -119,6 +119,38 @@ def test_mix_can_be_moved_before_the_interface_is_built():
     assert interface.move_mix(0.5) and interface.mix == 0.5 and not interface.move_mix(0.25)
     interface.build((None, 2))
     assert interface.mix == 0.25
+
+
+@pytest.mark.parametrize("model_class", [keras_sg.DecoupledModel, keras.Model])
+def test_mix_can_be_assigned(model_class, tmp_path):
+    """Before anything is traced it stays a constant; after that, the next fit has it, of a DecoupledModel."""
+    model = mlp(2, model_class=model_class)
+    oracle = oracle_of(model)
+    model.compile(optimizer(), "mse")
+    interfaces = interfaces_of(model)
+    decoupled = model_class is keras_sg.DecoupledModel
+    for oracle.mix in (0.5, 0.25, 1.0) if decoupled else (0.5,):
+        for interface in interfaces:
+            interface.mix = oracle.mix
+            assert interface.mix == oracle.mix and interface.get_config()["mix"] == oracle.mix
+        assert any(interface.mix_moves for interface in interfaces) == (oracle.mix != 0.5)
+        fit(model, 1)
+        train_oracle(oracle, *data()[:2], epochs=1)
+        assert_same(model, oracle, 1e-5)
+    if not decoupled:
+        with pytest.raises(
+            ValueError, match=r"hold mix=0.5 of.*'module1' as a constant\. Call move_mix\(0.25\).*compile"
+        ):
+            interfaces[0].mix = 0.25
+        for interface in interfaces:
+            interface.move_mix(0.25)
+        model.compile(optimizer(), "mse")
+        fit(model, 1)
+        oracle.mix = 0.25
+        train_oracle(oracle, *data()[:2], epochs=1)
+        assert_same(model, oracle, 1e-5)
+    with pytest.raises(ValueError, match=r"share of the synthetic gradient.*mix=1\.5"):
+        interfaces[0].mix = 1.5
 
 
 def test_true_gradients_reach_the_module_of_a_synthetic_loss_at_mix_0():

@@ -169,6 +169,31 @@ def conditional(model_class, interface=SyntheticGradient, num_classes=3, loss="m
         (SyntheticLoss, None, "'block' learns from the prediction.*DecoupledModel"),
     ],
 )
+@pytest.mark.parametrize("call", ["sampling", "distillation"])
+def test_training_calls_that_no_step_of_ours_makes(interface, num_classes, message, call):
+    """They say what to do: sample from the stripped network, put a loss of one's own into compute_loss."""
+    model = conditional(keras_sg.DecoupledModel, interface, num_classes)
+    if call == "sampling":
+        run = lambda: model(X, training=True)
+    else:
+        loss = keras.distillation.LogitsDistillation()
+        distiller = keras.distillation.Distiller(strip(model), model, loss)
+        distiller.compile("sgd", "mse")
+        run = lambda: distiller.fit(X, np.eye(3)[LABELS], verbose=0)
+    message += r".*compute_loss of a subclass.*keras_sg\.strip\(model\)\(x, training=True\)"
+    sampled = ops.convert_to_numpy(strip(model)(X, training=True))
+    np.testing.assert_allclose(sampled, ops.convert_to_numpy(model(X)), rtol=1e-6)
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        run()
+
+
+@pytest.mark.parametrize(
+    "interface, num_classes, message",
+    [
+        (SyntheticGradient, 3, "The conditional interface 'block'.*num_classes=3.*DecoupledModel"),
+        (SyntheticLoss, None, "'block' learns from the prediction.*DecoupledModel"),
+    ],
+)
 def test_trained_outside_a_decoupled_model(interface, num_classes, message):
     model = conditional(keras.Model, interface, num_classes)
     with pytest.raises(ValueError, match=message):

@@ -122,13 +122,34 @@ def test_a_variable_is_read_as_it_is_in_any_precision():
     assert reader.kinds == ["float16", "float32"]
 
 
-def test_compiling_makes_a_new_loss():
+@pytest.mark.parametrize("loss", ["mse", None])
+def test_compiling_makes_a_new_compilation(loss):
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
-    model.compile("sgd", "mse")
-    first = _keras.compiled_loss(model)
-    assert first is _keras.compiled_loss(model)
-    model.compile("sgd", "mae")
-    assert first is not _keras.compiled_loss(model)
+    model.compile("sgd", loss)
+    first = _keras.compilation(model)
+    assert first is _keras.compilation(model)
+    model.compile("sgd", loss)
+    assert first is not _keras.compilation(model)
+
+
+def test_one_batch_is_all_of_the_arrays_and_the_first_of_a_generator():
+    x, y = np.arange(100.0)[:, None], np.arange(100)
+    found = _keras.one_batch({"x": x}, [y])
+    assert found[0]["x"].dtype == "float32" and found[2] is None
+    np.testing.assert_array_equal(found[0]["x"], x)
+    np.testing.assert_array_equal(found[1][0], y)
+    first = _keras.one_batch((x[i : i + 3], y[i : i + 3], y[:3]) for i in (0, 3, 6))
+    for part, expected in zip(first, (x[:3], y[:3], y[:3]), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_inputs_as_a_functional_model_takes_them():
+    b, a = keras.Input((2,), name="b"), keras.Input((1,), name="a", dtype="int32")
+    model = keras.Model([b, a], layers.Concatenate()([b, a]))
+    found = _keras.inputs_of(model, {"a": np.ones(4), "b": np.ones((4, 2)), "c": np.ones(4)})
+    assert [tuple(tensor.shape) for tensor in found] == [(4, 2), (4, 1)]
+    kinds = [keras.backend.standardize_dtype(tensor.dtype) for tensor in found]
+    assert kinds == ["float32", "int32"]
 
 
 def test_the_optimizer_of_a_variable():

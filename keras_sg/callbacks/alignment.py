@@ -1,8 +1,11 @@
 """`GradientAlignment`: how well synthetic gradients meet the true ones."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
+from keras_sg import batches
 from keras_sg.models import DecoupledModel, cosine
 from keras_sg.types import Logs, Nested
 
@@ -24,9 +27,9 @@ class GradientAlignment(keras.callbacks.Callback):
     affected: no weight, statistic or metric of the model changes.
 
     Args:
-        x: inputs of the probe batch, as for `train_on_batch`.
-        y: targets of the probe batch.
-        sample_weight: optional sample weights of the probe batch.
+        x: inputs of the probe batch, or a data set, the first batch of which it is; whatever `fit` takes.
+        y: targets of the probe batch, as for `fit`; none where `x` has them.
+        sample_weight: optional sample weights of the probe batch, as for `fit`.
 
     Raises:
         ValueError: the model is not a `DecoupledModel` or has no interfaces; or the probe does not
@@ -45,7 +48,7 @@ class GradientAlignment(keras.callbacks.Callback):
         gradients; Czarnecki et al. 2017, https://arxiv.org/abs/1703.00522.
     """
 
-    def __init__(self, x: Nested, y: Nested, sample_weight: Nested = None) -> None:
+    def __init__(self, x: Any, y: Nested = None, sample_weight: Nested = None) -> None:
         super().__init__()
         self.probe = (x, y, sample_weight)
 
@@ -57,7 +60,7 @@ class GradientAlignment(keras.callbacks.Callback):
                 f"Received: model {model.name!r} (of type {type(model).__name__}) with "
                 f"{len(getattr(model, 'interfaces', []))} interfaces."
             )
-        _check_probe(model, *self.probe)
+        self.probe = batches.read(model, *self.probe)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
@@ -97,23 +100,3 @@ def alignment(synthetic: np.ndarray, true: np.ndarray) -> dict[str, float]:
         "error": float(np.linalg.norm(synthetic - true) / size) if size else float("nan"),
         "sign": float(np.mean(np.sign(synthetic) == np.sign(true))),
     }
-
-
-def _check_probe(model: DecoupledModel, x: Nested, y: Nested, sample_weight: Nested) -> None:
-    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
-    inputs = keras.tree.flatten(x)
-    if isinstance(x, dict):
-        inputs = [x[tensor.name] for tensor in keras.tree.flatten(model.inputs) if tensor.name in x]
-    expected = [tuple(tensor.shape) for tensor in keras.tree.flatten(model.inputs)]
-    received = [tuple(np.shape(leaf)) for leaf in inputs]
-    fits = len(expected) == len(received) and all(
-        len(a) == len(b) and all(m in (None, n) for m, n in zip(a, b)) for a, b in zip(expected, received)
-    )
-    if not fits or len({len(leaf) for leaf in leaves if leaf.ndim}) != 1 or not received[0][0]:
-        raise ValueError(
-            f"The probe batch does not fit model {model.name!r}. Expected x of shapes {expected} and, in y "
-            "and sample_weight, as many examples, at least one. Received: x of shapes "
-            f"{received}, y of shapes {[tuple(np.shape(leaf)) for leaf in keras.tree.flatten(y)]}."
-        )
-    for kind in {interface.label for interface in model.interfaces if interface.label}:
-        kind.check_values(model.labels_from(y))

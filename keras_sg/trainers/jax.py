@@ -128,7 +128,7 @@ class JaxTrainer(Mixin):
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
-        observe = jax.jit(self._observe)
+        observe = self._observe if self.run_eagerly else jax.jit(self._observe)
 
         def read_and_observe(x: Nested, y: Nested, sample_weight: Nested) -> Any:
             state = tuple([variable.value for variable in owned] for owned in self._owned())

@@ -14,12 +14,21 @@ from keras_sg.weights import Weight
 
 def given(model: keras.Model, y: Nested, sample_weight: Nested) -> dict[str, Any]:
     """What a batch hands down to the interfaces, as arguments of `Step`: labels, and what counts."""
+    y, sample_weight = _joined(y), _joined(sample_weight)
     return {
         "labels": model.labels_from(y),
         "ignored": weights.ignored(model),
         "weights": weights.of_outputs(model, y, sample_weight),
         "reached": model.outputs_of_interfaces,
     }
+
+
+def _joined(part: Nested) -> Nested:
+    """Targets or weights, of which a list of numbers is one tensor."""
+    numbers = isinstance(part, (list, tuple)) and not any(
+        getattr(leaf, "shape", ()) for leaf in keras.tree.flatten(part)
+    )
+    return ops.convert_to_tensor(part) if numbers else part
 
 
 def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson]:
@@ -101,7 +110,7 @@ def weights_of_examples(model: keras.Model, y: Nested, sample_weight: Nested, y_
                 f"Received: a loss with reduction={reduction!r} ({loss.name})."
             )
 
-    flat = keras.tree.flatten(y_pred)
+    y, sample_weight, flat = _joined(y), _joined(sample_weight), keras.tree.flatten(y_pred)
     ones = [_ones(*parts, model.name) for parts in zip(losses, _keras.by_output(model, y), flat)]
     if sample_weight is None:
         return keras.tree.pack_sequence_as(y_pred, ones)
@@ -156,7 +165,9 @@ def shares_of_examples(
 
 def batch_size(x: Nested) -> Tensor:
     """The number of examples in a batch of inputs."""
-    return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    # What is no batch is for the model's call to find.
+    return ops.shape(first)[0] if getattr(first, "shape", ()) else 1
 
 
 def warn_of_idle(model: keras.Model, step: Step) -> None:

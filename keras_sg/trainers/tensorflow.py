@@ -116,6 +116,8 @@ class TensorFlowTrainer(Mixin):
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
+        if self.run_eagerly:
+            return self._observe
         return tf.function(self._observe, autograph=False, reduce_retracing=True)
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
@@ -123,7 +125,7 @@ class TensorFlowTrainer(Mixin):
         batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
-        with tf.GradientTape() as tape, keras.StatelessScope(values):
+        with tf.GradientTape() as tape, keras.StatelessScope(values, collect_losses=True):
             y_pred = self(x, training=True, decoupled_step=step)
             loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
             total = loss * tf.cast(batch * replicas, loss.dtype)

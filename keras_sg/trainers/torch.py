@@ -72,7 +72,7 @@ class TorchTrainer(Mixin):
         step = TorchStep(**taught.given(self, y, sample_weight), observed=True)
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
-        with keras.StatelessScope(values):
+        with keras.StatelessScope(values, collect_losses=True):
             y_pred = self(x, training=True, decoupled_step=step)
             total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
         true = _gradients(total, [prediction.h for prediction in step.gradients])
