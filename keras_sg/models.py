@@ -255,12 +255,21 @@ class DecoupledModel(Trainer, keras.Model):
 
         Returns:
             Dictionary from the key of each interface (its name) to a tuple
-            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example. Of
-            an interface that is used several times, the last use.
+            `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example (and, as
+            is the loss, times its weight). Of an interface that is used several times, the last use.
 
         Raises:
             ValueError: the model is not compiled; or the batch is empty, or does not fit the model's
                 inputs, or the labels in it the interfaces. Before anything is computed.
+        """
+        return {key: found[:2] for key, found in self.observed_gradients(x, y, sample_weight).items()}
+
+    def observed_gradients(
+        self, x: Any, y: Nested = None, sample_weight: Nested = None
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """As `interface_gradients`, with a third array, boolean: which elements count.
+
+        Those of an example of weight 0, and where a mask is False, do not.
         """
         batch = batches.read(self, x, y, sample_weight)
         # What a trace holds as constants: the loss, and what is trained.
@@ -269,7 +278,7 @@ class DecoupledModel(Trainer, keras.Model):
             self._observed, self._observe_function = seen, self.make_observe_function()
         convert = lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf)
         pairs = self._observe_function(*keras.tree.map_structure(convert, batch))
-        return {key: tuple(ops.convert_to_numpy(part) for part in pair) for key, pair in pairs.items()}
+        return keras.tree.map_structure(ops.convert_to_numpy, pairs)
 
     def get_config(self) -> Config:
         return {**super().get_config(), "report_interfaces": self.report_interfaces}

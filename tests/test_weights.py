@@ -279,3 +279,31 @@ def test_a_batch_that_was_folded_below_the_interface(what, options):
     weight = np.ones(4) if what == "sample weights" else None
     with pytest.raises(ValueError, match=f"below interface 'cut'.* Received: 4 {what} for 20 examples"):
         model.fit(x, y, sample_weight=weight, verbose=0)
+
+
+def test_alignment_leaves_out_what_does_not_count():
+    """The signs of two zeros would agree."""
+    x, y, _ = sequences()
+    model = network()
+    model.compile("sgd", "mse")
+    measure = keras_sg.callbacks.GradientAlignment(x, y, BY_STEP)
+    measure.set_model(model)
+    found = measure.measure()
+    counts = (BY_STEP != 0) & sequences()[2]
+    for name, (synthetic, true) in model.interface_gradients(x, y, BY_STEP).items():
+        assert not synthetic[~counts].any() and synthetic[counts].all()
+        expected = np.mean(np.sign(synthetic[counts]) == np.sign(true[counts]))
+        assert found[f"{name}_alignment_sign"] == pytest.approx(expected)
+
+
+def test_a_batch_in_which_nothing_counts_is_not_reported():
+    x, y, _ = models.data()
+    model = models.mlp(1)
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    logs = model.train_on_batch(x, y, sample_weight=np.zeros(len(x)), return_dict=True)
+    assert (logs["sg_loss"], logs["sg_cosine"]) == (0, 0)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs["sg_loss"] > 0  # and it is not in the mean

@@ -24,7 +24,8 @@ class GradientAlignment(keras.callbacks.Callback):
         <name>_alignment_sign     share of the elements in which the signs agree
 
     Put it before callbacks that read the logs (CSVLogger, TensorBoard, ...). Training is not
-    affected: no weight, statistic or metric of the model changes.
+    affected: no weight, statistic or metric of the model changes. Examples of weight 0, and where a mask is
+    False, are left out.
 
     Args:
         x: inputs of the probe batch, or a data set, the first batch of which it is; whatever `fit` takes.
@@ -69,8 +70,8 @@ class GradientAlignment(keras.callbacks.Callback):
     def measure(self) -> dict[str, float]:
         """The measures of the model as it is, by their keys; floats."""
         found = {}
-        for key, (synthetic, true) in self.model.interface_gradients(*self.probe).items():
-            for name, value in alignment(synthetic, true).items():
+        for key, (synthetic, true, counts) in self.model.observed_gradients(*self.probe).items():
+            for name, value in alignment(synthetic[counts], true[counts]).items():
                 found[f"{key}_alignment_{name}"] = value
         return found
 
@@ -79,7 +80,7 @@ def alignment(synthetic: np.ndarray, true: np.ndarray) -> dict[str, float]:
     """Cosine, relative error and sign agreement between two gradients.
 
     Args:
-        synthetic: array, `(batch, ...)`.
+        synthetic: array of any shape, the elements that count.
         true: array, the same shape.
 
     Returns:
@@ -93,10 +94,10 @@ def alignment(synthetic: np.ndarray, true: np.ndarray) -> dict[str, float]:
     alignment(np.ones((2, 3)), np.ones((2, 3)))  # {"cosine": 1.0, "error": 0.0, "sign": 1.0}
     ```
     """
-    synthetic, true = (np.reshape(a, (len(a), -1)).astype("float64") for a in (synthetic, true))
+    synthetic, true = (np.ravel(a).astype("float64") for a in (synthetic, true))
     size = np.linalg.norm(true)
     return {
         "cosine": float(keras.ops.convert_to_numpy(cosine(synthetic, true))),
         "error": float(np.linalg.norm(synthetic - true) / size) if size else float("nan"),
-        "sign": float(np.mean(np.sign(synthetic) == np.sign(true))),
+        "sign": float(np.mean(np.sign(synthetic) == np.sign(true))) if true.size else float("nan"),
     }

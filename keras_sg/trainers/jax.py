@@ -8,8 +8,8 @@ import jax
 import keras
 from keras import ops
 
-from keras_sg import _keras, gradients
-from keras_sg.step import Lesson, Step
+from keras_sg import _keras
+from keras_sg.step import GradientPrediction, Lesson, Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.jax_sparse import JaxSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor, Variable
@@ -74,12 +74,8 @@ class JaxTrainer(Mixin):
         (_, fixed, _, metrics), loss, y_pred, predictions, learned = found
 
         taught.warn_of_idle(self, step)
-        # What `descend` left behind belongs to the inside of the gradient; what it returned has left it.
         lessons = [Lesson(lesson.interface, *values) for lesson, values in zip(lessons, learned)]
-        met = [
-            prediction._replace(synthetic=synthetic, weight=weight)
-            for prediction, (synthetic, weight) in zip(step.gradients, predictions)
-        ]
+        met = _outside(step.gradients, predictions)
         lessons += taught.gradient_lessons(met, list(zip(arrived[::2], arrived[1::2])))
         trainable, optimizer_values = sparse.apply(state[2], updates, state[0])
         with self._scope((trainable, fixed, optimizer_values, metrics)) as scope:
@@ -138,22 +134,30 @@ class JaxTrainer(Mixin):
 
     def _observe(
         self, state: State, x: Nested, y: Nested, sample_weight: Nested
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    ) -> dict[str, tuple[Tensor, ...]]:
         options = {**taught.given(self, y, sample_weight), "observed": True}
         step: Any = None
 
-        def descend(taps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        def descend(taps: list[Tensor]) -> tuple[Tensor, Any]:
             nonlocal step
             step = TappedStep(taps, **options)
             with self._scope(state):
                 y_pred = self(x, training=True, decoupled_step=step)
                 loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
             total = loss * ops.cast(taught.batch_size(x), loss.dtype)
-            return total, [prediction.synthetic for prediction in step.gradients]
+            return total, [(met.synthetic, met.weight) for met in step.gradients]
 
         taps = self._taps(state, x, TappedStep(**options))
         arrived, predictions = jax.grad(descend, has_aux=True)(taps)
-        return {
-            self.key_of(met.interface): (gradients.widen(synthetic), gradients.widen(target))
-            for met, synthetic, target in zip(step.gradients, predictions, arrived)
-        }
+        return taught.observed(self, _outside(step.gradients, predictions), arrived)
+
+
+def _outside(left: list[GradientPrediction], returned: list[tuple[Tensor, Any]]) -> list[GradientPrediction]:
+    """Predictions outside of the function that was differentiated.
+
+    What it left behind belongs to the inside of the gradient; what it returned has left it.
+    """
+    return [
+        prediction._replace(synthetic=synthetic, weight=weight)
+        for prediction, (synthetic, weight) in zip(left, returned)
+    ]

@@ -84,6 +84,22 @@ def gradient_lessons(
     return lessons
 
 
+def observed(
+    model: keras.Model, predictions: list[GradientPrediction], true: list[Tensor | None]
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """By the key of each interface: the synthetic and the true gradient, and which elements count."""
+    found = {}
+    for met, target in zip(predictions, true):
+        shape = ops.shape(met.synthetic)
+        counts = ops.ones((1,) * len(shape), "bool") if met.weight is None else met.weight.counts
+        found[model.key_of(met.interface)] = (
+            gradients.widen(met.synthetic),
+            gradients.widen(ops.zeros_like(met.synthetic) if target is None else target),
+            ops.broadcast_to(counts, shape),
+        )
+    return found
+
+
 def weights_of_examples(model: keras.Model, y: Nested, sample_weight: Nested, y_pred: Nested) -> Nested:
     """Sample weights by which the loss of each example can be found, see `shares_of_examples`.
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sg import _keras, gradients
+from keras_sg import _keras
 from keras_sg.labels import Label
 from keras_sg.step import Step, folded
 from keras_sg.trainers import lessons as taught
@@ -120,7 +120,7 @@ class TensorFlowTrainer(Mixin):
             return self._observe
         return tf.function(self._observe, autograph=False, reduce_retracing=True)
 
-    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
+    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
         step = TensorFlowStep(**taught.given(self, y, sample_weight), observed=True)
         batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
@@ -131,13 +131,7 @@ class TensorFlowTrainer(Mixin):
             total = loss * tf.cast(batch * replicas, loss.dtype)
         sources = [prediction.h for prediction in step.gradients]
         true = tape.gradient(total, sources, unconnected_gradients="zero")
-        return {
-            self.key_of(prediction.interface): (
-                gradients.widen(prediction.synthetic),
-                gradients.widen(target),
-            )
-            for prediction, target in zip(step.gradients, true)
-        }
+        return taught.observed(self, step.gradients, true)
 
     def _loss_per_example(
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor

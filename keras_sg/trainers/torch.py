@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_sg import _keras, gradients
+from keras_sg import _keras
 from keras_sg.step import Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.torch_sparse import TorchSparseUpdates
@@ -68,7 +68,7 @@ class TorchTrainer(Mixin):
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
         return self._observe
 
-    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, Tensor]]:
+    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
         step = TorchStep(**taught.given(self, y, sample_weight), observed=True)
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
@@ -76,13 +76,7 @@ class TorchTrainer(Mixin):
             y_pred = self(x, training=True, decoupled_step=step)
             total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
         true = _gradients(total, [prediction.h for prediction in step.gradients])
-        return {
-            self.key_of(met.interface): (
-                gradients.widen(met.synthetic),
-                gradients.widen(torch.zeros_like(met.h) if target is None else target),
-            )
-            for met, target in zip(step.gradients, true)
-        }
+        return taught.observed(self, step.gradients, true)
 
     def _loss_per_example(
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
