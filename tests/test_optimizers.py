@@ -81,7 +81,6 @@ class Late(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-@keras.saving.register_keras_serializable(package="optimizers")
 class LateWithAShape(Late):
     """Says its shape without a call."""
 
@@ -102,7 +101,7 @@ def decoupled(synthesizer):
 
 MODELS = {
     "variables made by the first call": lambda: cut_by_hand(Late(4)),
-    "the same, of a callable": lambda: cut_by_hand(lambda shape: LateWithAShape(shape[-1])),
+    "the same, of a callable": lambda: cut_by_hand(lambda shape: Late(shape[-1])),
     "modules of the synthesizers' name": lambda: cut_by_hand("linear", "keras_sg_synthesizer"),
     "cut behind one": lambda: decoupled("linear"),
     "cut again": lambda: keras_sg.decouple(
@@ -135,6 +134,15 @@ def test_whose_variables_they_are(case, policy, tmp_path):
         assert len(ours) >= 2 and len(others) == 4
     again = keras.optimizers.deserialize(keras.optimizers.serialize(_keras.inner_optimizer(model.optimizer)))
     assert _keras.optimizer_of(again, model.trainable_variables[-1]).name == "sgd"
+
+
+def test_variables_are_there_and_marked_once_the_interface_is_built():
+    """Also where nothing but a call makes them (Keras itself cannot load such a layer)."""
+    model = cut_by_hand(LateWithAShape(4))
+    optimizer = keras_sg.decoupled_optimizer("sgd", "adam")
+    found = [type(_keras.optimizer_of(optimizer, variable)) for variable in model.weights]
+    adam, sgd = map(type, optimizer.optimizers)
+    assert found == [sgd] * 2 + [adam] * 4 + [sgd] * 2
 
 
 def test_the_map_of_an_older_file_is_read():
