@@ -97,7 +97,11 @@ class Interface(keras.layers.Wrapper):
 
     @property
     def mix(self) -> float:
-        """Share of the predicted gradient in what the module receives, a float from 0 to 1."""
+        """Share of the predicted gradient in what the module receives, a float from 0 to 1.
+
+        Where it is assigned, the next call of `fit` or `train_on_batch` has it. `MixSchedule` moves it within
+        one.
+        """
         return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
 
     @mix.setter
