@@ -290,7 +290,8 @@ class Interface(keras.layers.Wrapper):
             raise ValueError(
                 f"The synthesizer of interface {self.name!r} takes one label an example, and there is one "
                 "for each position. Give it the recipe keras_sg.synthesizers.Critic(per_position=True), or a "
-                f"synthesizer that sees labels as features. Received: labels of shape {step.labels.shape}."
+                "synthesizer that sees labels as features. Received: labels of the shape "
+                f"{tuple(step.labels.shape)}."
             )
         return step.matching(rows, h, self.name, "labels")
 

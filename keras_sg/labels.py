@@ -128,12 +128,14 @@ class Label(abc.ABC):
         values = ops.convert_to_numpy(labels)
         known = np.ravel(ops.convert_to_numpy(self.known(_narrow(values), ignored)))
         if not known.all():
-            raise ValueError(f"{self.allowed} Received: {self._received(values, ~known)}.")
+            first = values.reshape(known.size, -1)[~known][0]
+            raise ValueError(
+                f"{self.allowed} Received: {self._range(values)}, {(~known).sum()} of them wrong, as {first}."
+            )
 
-    def _received(self, values: np.ndarray, wrong: np.ndarray) -> str:
-        """What an error says of labels of which some, `(number,)` or flat over positions, are wrong."""
-        first = values.reshape(wrong.size, -1)[wrong][0]
-        return f"labels from {values.min()} to {values.max()}, {wrong.sum()} of them wrong, as {first}"
+    def _range(self, values: np.ndarray) -> str:
+        """What an error says of labels of which some are wrong."""
+        return f"labels from {values.min()} to {values.max()}"
 
     def known(self, labels: Tensor, ignored: Ignored = ()) -> Tensor:
         """Boolean tensor, `(batch,)`, or `(batch, ...)` for labels per position: where they are right.
@@ -197,14 +199,14 @@ class Classes(Label):
             return f"rows of {shape[1]} numbers, where there are {self.size} classes"
         return "of other positions"
 
-    def _received(self, values: np.ndarray, wrong: np.ndarray) -> str:
+    def _range(self, values: np.ndarray) -> str:
         if self._are_indices(values.shape):
-            return super()._received(values, wrong)
-        row = values.reshape(wrong.size, -1)[wrong][0]
+            return super()._range(values)
+        sums = values.sum(axis=-1)
         hint = ""
         if values.shape[1:] == self.positions:
-            hint = f" (indices per position have the shape (batch, {self.positions[0]}, 1) here)"
-        return f"{wrong.sum()} rows that are not, as {row}, which sums to {row.sum()}{hint}"
+            hint = f" (indices per position would have the shape (batch, {self.positions[0]}, 1))"
+        return f"rows with sums from {sums.min()} to {sums.max()}{hint}"
 
     def _are_indices(self, shape: Shape) -> bool | None:
         """Whether labels of a shape are indices, rather than rows; None where they are neither."""

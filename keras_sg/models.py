@@ -12,10 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras, batches, label_sources
+from keras_sg import _keras, batches, label_sources, reports
 from keras_sg.graph import is_graph, layers_behind
 from keras_sg.interface import Interface, interfaces_in
-from keras_sg.layers import SyntheticGradient
 from keras_sg.plain import strip
 from keras_sg.step import Lesson
 from keras_sg.trainers import Trainer
@@ -107,11 +106,10 @@ class DecoupledModel(Trainer, keras.Model):
         _keras.register_step(self)
         _check_outputs(self)
         _check_containers(self)
-
         self._tell_source(label_sources.check(labels_from))
-        self._keys = _keys(self.interfaces)
+        self._keys = reports.keys_of(self.interfaces)
         each = len(self.interfaces) <= REPORTED if report_interfaces is None else report_interfaces
-        self._reports = _reports(self.interfaces, self._keys, each)
+        self._reports = reports.metrics_of(self.interfaces, self._keys, each)
         self._report = True
         self._mix_moves: list[bool] = []
         self._observe_function: Any = None
@@ -146,43 +144,9 @@ class DecoupledModel(Trainer, keras.Model):
             lessons: list of `keras_sg.step.Lesson`.
             batch: number of examples.
         """
-        found: dict[str, list[tuple[str, Tensor, Tensor | None]]] = {"sg_loss": [], "sg_cosine": []}
-        for interface in self.interfaces:
-            key, own = self.key_of(interface), [lesson for lesson in lessons if lesson.interface is interface]
-            if own:
-                found["sg_loss"].append((key, sum(_report(lesson.loss) for lesson in own), own[0].examples))
-            for lesson in own:
-                if len(lesson.target.shape) > 1:
-                    met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
-                    found["sg_cosine"].append((key, _report(met), lesson.examples))
-        for what, pairs in found.items():
-            if pairs:
-                keys, values, examples = zip(*pairs)
-                counting = batch
-                if any(number is not None for number in examples):
-                    counting = ops.stack([batch if number is None else number for number in examples])
-                self._report_all(what, keys, *self._where_they_count(ops.stack(values), counting))
-
-    def _report_all(self, what: str, keys: tuple[str, ...], values: Tensor, examples: Tensor) -> None:
-        """Update the metrics called `what`: of all interfaces together, and of each that has its own."""
-        self._reports[what].update_state(values, sample_weight=examples)
-        for index, key in enumerate(keys):
-            if f"{key}_{what}" in self._reports:
-                self._reports[f"{key}_{what}"].update_state(values[index], sample_weight=examples[index])
-
-    def _where_they_count(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Means over a batch and how many examples each counts for; twice zero where it does not.
-
-        Args:
-            values: `(reports,)`.
-            batch: how many examples count, a scalar, or `(reports,)`.
-        """
-        # A replica may go without examples; there is nothing to report then.
-        counts = ops.broadcast_to(ops.convert_to_tensor(batch) > 0, ops.shape(values))
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # A step that overflows half precision is skipped by the optimizer, and here.
-            counts = ops.logical_and(counts, ops.isfinite(values))
-        return ops.where(counts, values, 0.0), ops.where(counts, batch, 0)
+        # A step that overflows half precision is skipped by the optimizer, and here.
+        finite = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        reports.update(self._reports, self._keys, lessons, batch, finite)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -340,47 +304,6 @@ class DecoupledModel(Trainer, keras.Model):
     def test_on_batch(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
         with self._without_reports():
             return super().test_on_batch(*args, **kwargs)
-
-
-def _report(value: Tensor) -> Tensor:
-    """A scalar in the dtype of reports, whatever precision its interface computes in."""
-    return ops.cast(value, keras.config.floatx())
-
-
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine between `a` and `b`, each as one vector of all its elements; a scalar, 0 where either is zero.
-
-    Of a batch, that weighs examples by the size of their gradients, as the update of the weights does.
-    A mean over the examples would be pulled to zero by those that are fitted already.
-    """
-    norms = [ops.sqrt(ops.sum(ops.square(x))) for x in (a, b)]
-    return ops.divide_no_nan(ops.sum(a * b), norms[0] * norms[1])
-
-
-def _keys(interfaces: list[Interface]) -> dict[int, str]:
-    """What the metrics of each interface begin with: its name, numbered where several share it."""
-    keys: dict[int, str] = {}
-    for interface in interfaces:
-        key, number = interface.name, 0
-        while key in keys.values():
-            number += 1
-            key = f"{interface.name}_{number}"
-        keys[id(interface)] = key
-    return keys
-
-
-def _reports(interfaces: list[Interface], keys: dict[int, str], each: bool) -> dict[str, keras.metrics.Mean]:
-    """The metrics of a model with these interfaces, by name; `each`: also of one interface alone."""
-    gradients_only = [
-        interface
-        for interface in interfaces
-        if isinstance(interface, SyntheticGradient) or getattr(interface, "sobolev", False)
-    ]
-    names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
-    if len(interfaces) > 1 and each:
-        names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
-        names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
-    return {name: keras.metrics.Mean(name=name) for name in names}
 
 
 def _check_containers(model: keras.Model) -> None:

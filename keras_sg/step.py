@@ -130,7 +130,10 @@ class Step:
         """
         counts = (None, None) if given is None else (given.shape[0], h.shape[0])
         if None not in counts and counts[0] != counts[1]:
-            raise ValueError(f"{folded(name, what)} Received: {counts[0]} {what} for {counts[1]} examples.")
+            raise ValueError(
+                f"{folded(name, what)} Received: {counts[0]} {what}, where the interface has {counts[1]} "
+                "examples."
+            )
         return given
 
     def tap(self, tensor: Tensor) -> Tensor:

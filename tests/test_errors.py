@@ -1,6 +1,7 @@
 """Bad input: what each error says."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -224,7 +225,7 @@ WRONG_LABELS = {
     "one-hot width": (np.ones((8, 5)), "num_classes=3.*rows of 5 numbers, where there are 3 classes"),
     "token ids": (
         np.array([[0, 1, 2]] * 8),
-        r"sum to one.*8 rows that are not, as \[0 1 2\], which sums to 3",
+        r"sum to one.*sums from 3 to 3, 8 of them wrong, as \[0 1 2\]",
     ),
     "larger than 32 bits": (np.full(8, 2**32), rf"\[0, 3\).*labels from {2**32} to {2**32}"),
     "multi-hot": (np.array([[0, 1, 1]] * 8), r"sum to one.*several ones.*pass label_size"),
@@ -320,7 +321,9 @@ def test_nothing_to_learn_from(interface, message):
 def test_a_loss_that_is_no_mean(reduction):
     loss = keras.losses.MeanSquaredError(reduction=reduction)
     model = conditional(keras_sg.DecoupledModel, SyntheticLoss, None, loss=loss)
-    with pytest.raises(ValueError, match=rf"loss of each example.*reduction={reduction!r} \(mean_squared"):
+    with pytest.raises(
+        ValueError, match=rf"training loss must be the mean of.*reduction={reduction!r} \(mean_squared"
+    ):
         model.fit(X, np.ones((8, 3)), verbose=0)
 
 
@@ -411,3 +414,62 @@ def test_surgery(case):
     make, message = WRONG_SURGERY[case]
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         make()
+
+
+def test_an_interface_inside_time_distributed():
+    inputs = keras.Input((5, 4))
+    h = layers.TimeDistributed(SyntheticGradient(layers.Dense(3, name="inner")), name="outer")(inputs)
+    with pytest.raises(ValueError, match=r"'inner' sits inside keras.layers.TimeDistributed.*'outer'"):
+        keras_sg.DecoupledModel(inputs, layers.Dense(2)(h))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="plain Keras rematerializes on JAX alone")
+def test_remat_scope():
+    """Around an interface and a model it works; around a model in a model it cannot."""
+    inputs = keras.Input((4,))
+    weights = []
+    for mode in (None, "full"):
+        keras.utils.set_random_seed(0)
+        with keras.RematScope(mode=mode):
+            block = SyntheticGradient(layers.Dense(3, "tanh"), num_classes=3)
+            model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(block(inputs)))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(X, LABELS, verbose=0)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    with keras.RematScope(mode="full"):
+        nested = keras.Model(
+            inputs, layers.Dense(3)(SyntheticGradient(layers.Dense(3, name="inner"))(inputs))
+        )
+    with pytest.raises(ValueError, match="'inner' sits inside a layer that was made in a keras"):
+        keras_sg.DecoupledModel(inputs, nested(inputs))
+
+
+class Silent(keras.Model):
+    def __init__(self, **options):
+        super().__init__()
+        self.block, self.top = SyntheticGradient(layers.Dense(3, name="block"), **options), layers.Dense(3)
+
+    def call(self, x):
+        return self.top(self.block(x))
+
+
+def test_a_model_that_does_not_say_that_it_trains():
+    model = Silent()
+    with pytest.warns(
+        UserWarning, match=r"'block' is idle: the `call` of model .* \(of type Silent\) takes no"
+    ):
+        model(X)
+    model.compile("sgd", "mse")  # once is enough
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Interface")
+        warnings.filterwarnings("ignore", "Gradients do not exist")
+        model.fit(X, np.ones((8, 3)), verbose=0)
+
+
+def test_a_critic_of_positions_with_features_first():
+    with pytest.raises(
+        ValueError, match=r"needs the features last.*per_position=True with data_format='channels_first'"
+    ):
+        keras_sg.synthesizers.Critic(per_position=True, data_format="channels_first")

@@ -64,7 +64,7 @@ def test_labels_of_other_positions(given, message):
 
 def test_indices_that_can_only_be_read_as_rows():
     """As many positions as classes: the error says how to tell them apart."""
-    with pytest.raises(ValueError, match=r"which sums to 3 \(indices per position.*\(batch, 3, 1\) here\)"):
+    with pytest.raises(ValueError, match=r"sums from 3 to 3 \(indices per position.*\(batch, 3, 1\)"):
         labels.Classes(3).at((3,)).check_values(np.array([[0, 1, 2]]))
 
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from keras_sg import batches
-from keras_sg.models import DecoupledModel, cosine
+from keras_sg.models import DecoupledModel
+from keras_sg.reports import cosine
 from keras_sg.types import Logs, Nested
 
 

@@ -29,7 +29,13 @@ class TensorFlowStep(Step):
         if given is None or None not in (given.shape[0], h.shape[0]):
             return given
         counts = tf.shape(given)[0], tf.shape(h)[0]
-        message = [f"{folded(name, what)} Received:", counts[0], f"{what} for", counts[1], "examples."]
+        message = [
+            f"{folded(name, what)} Received:",
+            counts[0],
+            f"{what}, where the interface has",
+            counts[1],
+            "examples.",
+        ]
         # XLA leaves assertions out, and stops at shapes that do not fit.
         with tf.control_dependencies([tf.debugging.Assert(tf.equal(*counts), message)]):
             return tf.identity(given)

@@ -1,0 +1,106 @@
+"""What a training step says of its synthesizers: how far they are from their targets.
+
+    sg_loss     the regression loss
+    sg_cosine   the cosine between predicted gradients and targets, of the whole batch
+
+Each over all interfaces and, under the interface's own name, of each. What does not count (weight 0, a mask
+that is False) is in none of them.
+"""
+
+import keras
+from keras import ops
+
+from keras_sg.interface import Interface
+from keras_sg.layers import SyntheticGradient
+from keras_sg.step import Lesson
+from keras_sg.types import Tensor
+
+Metrics = dict[str, keras.metrics.Mean]
+# What is reported: an interface's key, the value, and how many examples count, where not all do.
+Values = list[tuple[str, Tensor, Tensor | None]]
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine between `a` and `b`, each as one vector of all its elements; a scalar, 0 where either is zero.
+
+    Of a batch, that weighs examples by the size of their gradients, as the update of the weights does.
+    A mean over the examples would be pulled to zero by those that are fitted already.
+    """
+    norms = [ops.sqrt(ops.sum(ops.square(x))) for x in (a, b)]
+    return ops.divide_no_nan(ops.sum(a * b), norms[0] * norms[1])
+
+
+def keys_of(interfaces: list[Interface]) -> dict[int, str]:
+    """What the metrics of each interface begin with, by its id: its name, numbered where several share it."""
+    keys: dict[int, str] = {}
+    for interface in interfaces:
+        key, number = interface.name, 0
+        while key in keys.values():
+            number += 1
+            key = f"{interface.name}_{number}"
+        keys[id(interface)] = key
+    return keys
+
+
+def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) -> Metrics:
+    """The metrics of a model with these interfaces, by name: of all together and, if `each`, of each."""
+    gradients_only = [
+        interface
+        for interface in interfaces
+        if isinstance(interface, SyntheticGradient) or getattr(interface, "sobolev", False)
+    ]
+    names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
+    if len(interfaces) > 1 and each:
+        names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
+        names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
+    return {name: keras.metrics.Mean(name=name) for name in names}
+
+
+def update(
+    metrics: Metrics, keys: dict[int, str], lessons: list[Lesson], batch: Tensor, finite: bool
+) -> None:
+    """Update the metrics from the lessons of a step.
+
+    Args:
+        metrics: those of `metrics_of`.
+        keys: those of `keys_of`.
+        lessons: list of `keras_sg.step.Lesson`.
+        batch: number of examples.
+        finite: whether a value that is not finite is left out.
+    """
+    losses: dict[str, tuple[Tensor, Tensor | None]] = {}
+    cosines: Values = []
+    for lesson in lessons:
+        key = keys[id(lesson.interface)]
+        before = losses[key][0] if key in losses else 0.0
+        losses[key] = (before + _float(lesson.loss), lesson.examples)
+        if len(lesson.target.shape) > 1:
+            met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
+            cosines.append((key, _float(met), lesson.examples))
+    _report(metrics, "sg_loss", [(key, *found) for key, found in losses.items()], batch, finite)
+    _report(metrics, "sg_cosine", cosines, batch, finite)
+
+
+def _report(metrics: Metrics, what: str, found: Values, batch: Tensor, finite: bool) -> None:
+    """Update the metrics called `what`: of all interfaces together, and of each that has its own."""
+    if not found:
+        return
+    keys, values, examples = zip(*found)
+    counting = batch
+    if any(number is not None for number in examples):
+        counting = ops.stack([batch if number is None else number for number in examples])
+    values = ops.stack(values)
+    # A replica may go without examples; there is nothing to report then.
+    counts = ops.broadcast_to(ops.convert_to_tensor(counting) > 0, ops.shape(values))
+    if finite:
+        counts = ops.logical_and(counts, ops.isfinite(values))
+    values, examples = ops.where(counts, values, 0.0), ops.where(counts, counting, 0)
+    metrics[what].update_state(values, sample_weight=examples)
+    for index, key in enumerate(keys):
+        if f"{key}_{what}" in metrics:
+            metrics[f"{key}_{what}"].update_state(values[index], sample_weight=examples[index])
+
+
+def _float(value: Tensor) -> Tensor:
+    """A scalar in the dtype of reports, whatever precision its interface computes in."""
+    return ops.cast(value, keras.config.floatx())
