@@ -10,7 +10,6 @@ a burst, with what one call of `fit` costs besides, divided by its steps.
     sg, not compiled         the same without XLA, as Keras does by itself on a CPU
     sg, bfloat16             sg under mixed_bfloat16, where the processor has a unit for it
     sg-linear-conditional    a linear synthesizer that sees the label
-    sg-linear-rank-32        the same of rank 32
     backprop                 no interfaces
     r2rt graph               sg as a graph in the style of TensorFlow 1, with feed_dict
     PyTorch                  sg with a custom autograd.Function and fused Adam
@@ -28,12 +27,10 @@ from benchmarks import arms, machine, timing
 from benchmarks.peers.floor import Floor
 from benchmarks.peers.r2rt_graph import R2rtGraph
 from examples import mnist, runs
-from keras_sg.synthesizers import Linear
 
 PAIRS = [
     ("sg", "backprop"),
     ("sg-linear-conditional", "backprop"),
-    ("sg-linear-rank-32", "backprop"),
     ("sg", "r2rt graph"),
     ("sg, not compiled", "r2rt graph"),
     ("sg, bfloat16", "r2rt graph"),
@@ -49,7 +46,6 @@ def candidates():
         "sg": mnist.build("sg"),
         "sg, not compiled": arms.not_compiled("sg"),
         "sg-linear-conditional": arms.cut(synthesizer="linear", num_classes=10),
-        "sg-linear-rank-32": arms.cut(synthesizer=Linear(rank=32), num_classes=10),
         "backprop": mnist.build("backprop"),
     }
     peers = {

@@ -42,6 +42,17 @@ class Regression(NamedTuple):
     derivative: Callable[[Tensor, Tensor], Tensor]
 
 
+class Counting(NamedTuple):
+    """Which elements a mean is over.
+
+    `where` is boolean and can be broadcast to their shape; `number` is how many there are, a scalar (of
+    several replicas, the mean of theirs).
+    """
+
+    where: Tensor
+    number: Tensor
+
+
 def _huber(prediction: Tensor, target: Tensor) -> Tensor:
     size = ops.absolute(prediction - target)
     return ops.mean(ops.where(size <= 1.0, 0.5 * ops.square(size), size - 0.5))
@@ -111,7 +122,7 @@ def replace_gradient(
     loss: str = "mse",
     mix: float | Tensor = 1.0,
     weight: float | Tensor = 1.0,
-    counts: Tensor | None = None,
+    counts: Counting | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pass `h` on unchanged and send a synthetic gradient back in place of the true one.
 
@@ -127,8 +138,7 @@ def replace_gradient(
         mix: share of the synthetic gradient in what `h` receives, a float from 0 to 1, or a
             scalar tensor (which is not checked); the rest is the true gradient.
         weight: factor of the regression loss, a float or a scalar tensor.
-        counts: boolean tensor that can be broadcast to the shape of `h`: which elements the
-            regression is about, and its mean. None for all.
+        counts: the elements of `h` that the regression is about, a `Counting`; None for all.
 
     Returns:
         Tuple `(h, anchor)`: `h` with its gradient replaced, and a scalar zero in `floatx`, as
@@ -189,20 +199,21 @@ def replace_gradient(
     return exchange(h, synthetic, ops.convert_to_tensor(mix, "float32"))
 
 
-def regression(prediction: Tensor, target: Tensor, loss: str, counts: Tensor | None = None) -> Tensor:
+def regression(prediction: Tensor, target: Tensor, loss: str, counts: Counting | None = None) -> Tensor:
     """The regression loss called `loss`, averaged over the elements that count; a scalar.
 
     Args:
         prediction: tensor of any shape and float dtype.
         target: the same shape; its dtype is that of the result.
         loss: `"mse"`, `"mae"` or `"huber"`.
-        counts: boolean tensor that can be broadcast to their shape, or None where all count.
+        counts: the elements that count, or None for all.
     """
     value, prediction = get_regression(loss).value, ops.cast(prediction, target.dtype)
     if counts is None:
         return value(prediction, target)
-    counting = ops.divide_no_nan(ops.cast(ops.size(target), target.dtype), number(counts, target))
-    return value(*(ops.where(counts, x, ops.zeros_like(x)) for x in (prediction, target))) * counting
+    size, number = (ops.cast(n, target.dtype) for n in (ops.size(target), counts.number))
+    counting = (ops.where(counts.where, x, ops.zeros_like(x)) for x in (prediction, target))
+    return value(*counting) * ops.divide_no_nan(size, number)
 
 
 def regression_gradient(
@@ -211,7 +222,7 @@ def regression_gradient(
     loss: str,
     scale: float | Tensor,
     weight: float | Tensor = 1.0,
-    counts: Tensor | None = None,
+    counts: Counting | None = None,
 ) -> Tensor:
     """What `prediction` receives from `scale * weight * regression(...)`; its dtype and shape."""
     wide = _wide(prediction)
@@ -219,18 +230,8 @@ def regression_gradient(
     factor = ops.cast(scale, wide) * ops.cast(weight, wide)
     if counts is None:
         return ops.cast(error * (factor / ops.cast(ops.size(error), wide)), prediction.dtype)
-    error = ops.where(counts, error, ops.zeros_like(error))
-    return ops.cast(error * ops.divide_no_nan(factor, number(counts, error)), prediction.dtype)
-
-
-def number(counts: Tensor, of: Tensor) -> Tensor:
-    """How many elements of a tensor count, a scalar in its dtype.
-
-    Args:
-        counts: boolean tensor that can be broadcast to the shape of `of`.
-        of: tensor.
-    """
-    return ops.sum(ops.cast(ops.broadcast_to(counts, ops.shape(of)), of.dtype))
+    error = ops.where(counts.where, error, ops.zeros_like(error))
+    return ops.cast(error * ops.divide_no_nan(factor, ops.cast(counts.number, wide)), prediction.dtype)
 
 
 def widen(tensor: Tensor) -> Tensor:

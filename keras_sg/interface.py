@@ -169,7 +169,7 @@ class Interface(keras.layers.Wrapper):
     def build(self, input_shape: Nested) -> None:
         shape = self._interface_shape(input_shape)
         if self.label is not None:
-            self.label = self.label.at(weights.positions_of(shape, self._feature_axis))
+            self.label = self.label.at(weights.positions_of(shape, self.feature_axis))
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype_policy)
         try:
@@ -189,7 +189,8 @@ class Interface(keras.layers.Wrapper):
         return self.label is not None and getattr(self.synthesizer, "label_apart", False)
 
     @property
-    def _feature_axis(self) -> int:
+    def feature_axis(self) -> int:
+        """The axis of the interface's features, -1 or 1."""
         return getattr(self._recipe, "axis", -1)
 
     def _seen_by_synthesizer(self, shape: Shape) -> Nested:
@@ -199,7 +200,7 @@ class Interface(keras.layers.Wrapper):
             shapes = [shape, (None, *label)]
             return [keras.KerasTensor(shape, self.compute_dtype) for shape in shapes]
         seen = list(shape)
-        seen[self._feature_axis] += sum(label)
+        seen[self.feature_axis] += sum(label)
         return keras.KerasTensor(seen, self.compute_dtype)
 
     def _make_synthesizer(self, shape: Shape) -> keras.Layer:
@@ -243,7 +244,7 @@ class Interface(keras.layers.Wrapper):
                 f"An interface is one tensor, but layer {self.layer.name!r} has several outputs. "
                 f"Wrap a layer that has one. Received: {output!r}."
             )
-        if len(output.shape) < 2 or output.shape[self._feature_axis] is None:
+        if len(output.shape) < 2 or output.shape[self.feature_axis] is None:
             raise ValueError(
                 "An interface has shape (batch, ..., features) with a known number of features. "
                 f"Received: layer {self.layer.name!r} with output of shape {tuple(output.shape)}."
@@ -298,7 +299,7 @@ class Interface(keras.layers.Wrapper):
     def _weight(self, h: Tensor, step: Step | None) -> Weight | None:
         """How much each position of the interface counts; None where all of it counts once."""
         outputs = () if step is None else step.weights_at(self, h)
-        return weights.at_interface(h, self._feature_axis, outputs, _keras.mask_of(h))
+        return weights.at_interface(h, self.feature_axis, outputs, _keras.mask_of(h))
 
     def _predict(self, h: Tensor, rows: Tensor | None, weight: Weight | None, step: Step | None) -> Tensor:
         """Call the synthesizer, in training mode, on the interface and the label."""
@@ -307,7 +308,7 @@ class Interface(keras.layers.Wrapper):
         if rows is None:
             inputs = h
         else:
-            inputs = [h, rows] if self._label_apart else labels.append(h, rows, self._feature_axis)
+            inputs = [h, rows] if self._label_apart else labels.append(h, rows, self.feature_axis)
         if weight is not None and self._takes_mask:
             _keras.with_mask(h if self._label_apart and rows is not None else inputs, weight.mask(h))
         if self.update_period == 1 or step is None or step.sparse is None:
@@ -320,7 +321,7 @@ class Interface(keras.layers.Wrapper):
         layers = [self.synthesizer, *_keras.sublayers(self.synthesizer)]
         graphs = [layer for layer in layers if is_graph(layer)]
         inner = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
-        if self._feature_axis != -1 or not all(
+        if self.feature_axis != -1 or not all(
             layer.supports_masking for layer in inner if layer not in graphs
         ):
             return False
@@ -340,7 +341,7 @@ class Interface(keras.layers.Wrapper):
             weight: how much each position counts, or None.
             step: the training step, or None.
         """
-        counts = None if weight is None else weight.counts
+        counts = None if weight is None else weight.counting_elements(h.shape[self.feature_axis])
         if step is not None and step.observed:
             observed = step.tap(h)
             step.add_gradient(self, observed, None, synthetic, factor, weight)

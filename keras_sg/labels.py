@@ -290,7 +290,8 @@ class Vector(Label):
         return ops.zeros_like(self._known(labels))
 
     def _rows(self, labels: Tensor) -> Tensor:
-        return labels if len(labels.shape) > 1 else ops.reshape(labels, (-1, self.size))
+        leading = ops.shape(labels)[:-1] if len(labels.shape) > 1 else ops.shape(labels)
+        return ops.reshape(labels, (*leading, self.size))  # the last length may not have been known
 
 
 def _is_float(tensor: Tensor) -> bool:

@@ -273,7 +273,9 @@ class SyntheticLoss(Interface):
         decoupled_step.add_loss(self, value, weight)
         if self.sobolev:
             # The sum over the elements, where the primitive's regression is the mean.
-            elements = math.prod(ops.shape(h)[1:]) if weight is None else weight.elements(h)
+            elements = math.prod(ops.shape(h)[1:])
+            if weight is not None:
+                elements = weight.elements(h.shape[self.feature_axis])
             return self._exchange(h, synthetic, elements, weight, decoupled_step)
         return self._exchange(h, ops.stop_gradient(synthetic), None, weight, decoupled_step)
 

@@ -47,8 +47,8 @@ class Lesson(NamedTuple):
     """What a synthesizer predicted and what it should have, in units per example.
 
     The training loss holds, or would hold, `factor * regression(prediction, target)` over the elements that
-    count; `scale` is what it is multiplied by there (loss scale, 1 / replicas). `counts` is boolean and can
-    be broadcast to the prediction, `examples` is how many of them count; both are None where all do.
+    count; `scale` is what it is multiplied by there (loss scale, 1 / replicas). `counts` says which these
+    are, `examples` how many examples count on this replica; both are None where all do.
     """
 
     interface: Any
@@ -56,7 +56,7 @@ class Lesson(NamedTuple):
     target: Tensor
     factor: Tensor
     scale: Tensor
-    counts: Tensor | None = None
+    counts: gradients.Counting | None = None
     examples: Tensor | None = None
 
     @property

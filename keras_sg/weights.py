@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_sg import _keras
+from keras_sg import _keras, replicas
+from keras_sg.gradients import Counting
 from keras_sg.types import Nested, Shape, Tensor
 
 
@@ -28,11 +29,14 @@ class Weight(NamedTuple):
 
     `value` is that of every position, `(batch, ..., 1)` with as many axes as the interface (and its axis
     of features as the one of length 1); the other axes have the interface's lengths, or 1. `example` is that
-    of every example, `(batch,)`. Both are float32 or wider.
+    of every example, `(batch,)`. `positions` and `examples` are how many of them count, scalars (in several
+    replicas, the mean of theirs). All are float32 or wider.
     """
 
     value: Tensor
     example: Tensor
+    positions: Tensor
+    examples: Tensor
 
     @property
     def counts(self) -> Tensor:
@@ -48,13 +52,17 @@ class Weight(NamedTuple):
         """`counts` as a Keras mask of the interface (with features last), `(batch, ...)`."""
         return ops.broadcast_to(self.counts[..., 0], ops.shape(h)[:-1])
 
-    def elements(self, h: Tensor) -> Tensor:
+    def counting_elements(self, features: int) -> Counting:
+        """Which elements of the interface count."""
+        return Counting(self.counts, self.positions * features)
+
+    def counting_losses(self) -> Counting:
+        """Which of the losses, one an example, count."""
+        return Counting(self.counting_examples, self.examples)
+
+    def elements(self, features: int) -> Tensor:
         """How many elements of the interface count for an example that does, in the mean; a scalar."""
-        dtype = self.value.dtype
-        examples = ops.sum(ops.cast(self.counting_examples, dtype))
-        return ops.divide_no_nan(
-            ops.sum(ops.cast(ops.broadcast_to(self.counts, ops.shape(h)), dtype)), examples
-        )
+        return ops.divide_no_nan(self.positions * features, self.examples)
 
     def times(self, prediction: Tensor) -> Tensor:
         """What is predicted for every position, in the shape of the interface, times its weight."""
@@ -167,7 +175,16 @@ def at_interface(
     if mask is not None and len(mask.shape) <= 1 + len(positions):
         mask = ops.reshape(mask, (*ops.shape(mask), *(1,) * (1 + len(positions) - len(mask.shape))))
         value = ops.where(ops.cast(mask, "bool"), value, ops.zeros_like(value))
-    return Weight(*(ops.stop_gradient(x) for x in (ops.expand_dims(value, axis), example)))
+    value = ops.expand_dims(value, axis)
+    shape = [1 if i == axis % len(h.shape) else length for i, length in enumerate(ops.shape(h))]
+    found = Weight(value, example, value, example)  # which says what counts
+    positions = _number(ops.broadcast_to(found.counts, shape), dtype)
+    found = found._replace(positions=positions, examples=_number(found.counting_examples, dtype))
+    return Weight(*map(ops.stop_gradient, found))
+
+
+def _number(counts: Tensor, dtype: str) -> Tensor:
+    return replicas.mean(ops.sum(ops.cast(counts, dtype)))
 
 
 def _fitted(value: Tensor | None, positions: Shape) -> Tensor | None:

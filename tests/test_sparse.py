@@ -24,6 +24,7 @@ from models import (
 from oracle import Oracle
 
 import keras_sg
+from keras_sg import clipping
 
 PERIOD, EPOCHS = 3, 4
 
@@ -152,10 +153,11 @@ def apply_sparsely(model, updates):
 
 def apply_plainly(model, updates):
     """What the optimizer does with gradients; None for variables that it is not given."""
-    if BACKEND == "jax":
-        return statelessly(model, updates, model.optimizer.stateless_apply)
-    pairs = zip(updates, model.trainable_variables)
-    model.optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
+    pairs = list(zip(updates, model.trainable_variables))
+    with clipping.apart(model.optimizer, pairs):
+        if BACKEND == "jax":
+            return statelessly(model, updates, model.optimizer.stateless_apply)
+        model.optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
 
 
 def statelessly(model, updates, apply):

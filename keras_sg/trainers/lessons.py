@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, gradients, weights
+from keras_sg.gradients import Counting
 from keras_sg.step import GradientPrediction, Lesson, Step
 from keras_sg.types import Nested, Tensor
 from keras_sg.weights import Weight
@@ -42,12 +43,13 @@ def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson
     ]
 
 
-def _counting(weight: Weight | None, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Which elements of a target count, and how many examples; None for all."""
+def _counting(weight: Weight | None, target: Tensor, axis: int = -1) -> tuple[Counting | None, Tensor | None]:
+    """Which elements of a target count, and how many examples of it; None for all."""
     if weight is None:
         return None, None
-    examples = weight.counting_examples
-    return weight.counts if len(target.shape) > 1 else examples, ops.sum(ops.cast(examples, "int32"))
+    losses = len(target.shape) == 1
+    counts = weight.counting_losses() if losses else weight.counting_elements(target.shape[axis])
+    return counts, ops.sum(ops.cast(weight.counting_examples, "int32"))
 
 
 def gradient_lessons(
@@ -68,10 +70,10 @@ def gradient_lessons(
         if delta is not None:
             scale = ops.ones(()) if scale is None else scale
             target = gradients.per_example(delta, scale)
-            counting = _counting(prediction.weight, target)
+            counting = _counting(prediction.weight, target, interface.feature_axis)
             if counting[0] is not None:
                 # Where layers above mix positions, something may arrive at one that does not count.
-                target = ops.where(counting[0], target, ops.zeros_like(target))
+                target = ops.where(counting[0].where, target, ops.zeros_like(target))
             lessons.append(
                 Lesson(interface, prediction.synthetic, target, prediction.factor, scale, *counting)
             )

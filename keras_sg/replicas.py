@@ -1,0 +1,17 @@
+"""What the replicas of a model under a `tf.distribute` strategy know of one another."""
+
+import keras
+
+from keras_sg.types import Tensor
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a number over all replicas, in each of them; the number itself where there is one."""
+    if keras.backend.backend() != "tensorflow":
+        return value
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
