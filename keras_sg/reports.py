@@ -88,7 +88,7 @@ def _report(metrics: Metrics, what: str, found: Values, batch: Tensor, finite: b
     keys, values, examples = zip(*found)
     counting = batch
     if any(number is not None for number in examples):
-        counting = ops.stack([batch if number is None else number for number in examples])
+        counting = ops.stack([_float(batch if number is None else number) for number in examples])
     values = ops.stack(values)
     # A replica may go without examples; there is nothing to report then.
     counts = ops.broadcast_to(ops.convert_to_tensor(counting) > 0, ops.shape(values))

@@ -48,7 +48,7 @@ class Lesson(NamedTuple):
 
     The training loss holds, or would hold, `factor * regression(prediction, target)` over the elements that
     count; `scale` is what it is multiplied by there (loss scale, 1 / replicas). `counts` says which these
-    are, `examples` how many examples count on this replica; both are None where all do.
+    are, `examples` how many examples count; both are None where all do.
     """
 
     interface: Any

@@ -49,7 +49,7 @@ def _counting(weight: Weight | None, target: Tensor, axis: int = -1) -> tuple[Co
         return None, None
     losses = len(target.shape) == 1
     counts = weight.counting_losses() if losses else weight.counting_elements(target.shape[axis])
-    return counts, ops.sum(ops.cast(weight.counting_examples, "int32"))
+    return counts, weight.examples
 
 
 def gradient_lessons(
