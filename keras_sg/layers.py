@@ -31,6 +31,10 @@ class SyntheticGradient(Interface):
     Where another interface lies above, `t` is that interface's synthetic gradient carried back
     through the module between (bootstrapping). Outside training the layer is the module.
 
+    Of an example (or position) with the weight `w`, `w * g_hat(h)` takes the place of `g_hat(h)`, for `t`
+    contains `w`, too; means are over what counts (see `keras_sg.weights`). A mask at `h` is a weight of 0
+    where it is False; what else counts how much only a `DecoupledModel` knows.
+
     The layer works in any `keras.Model` under plain `compile` and `fit`. A conditional one
     (`num_classes`) needs the labels and therefore a `keras_sg.DecoupledModel`.
 
@@ -42,8 +46,9 @@ class SyntheticGradient(Interface):
             from the interface's shape to a layer. Its output must have the interface's shape. A
             model that is built already is copied, with its weights.
         num_classes: None, or an integer of at least 2: the synthesizer then sees the one-hot
-            label behind the features. Labels may be integers `(batch,)` or `(batch, 1)`, or
-            one-hot (or soft) rows `(batch, num_classes)`.
+            label behind the features. Labels may be whole numbers `(batch,)` or `(batch, 1)`, or
+            one-hot (or soft) rows `(batch, num_classes)`; or one for each position of the interface,
+            `(batch, ...)`, `(batch, ..., 1)` or `(batch, ..., num_classes)`.
         label_size: None, or an integer of at least 1, in place of `num_classes`: the synthesizer
             then sees the label vector, `(batch, label_size)`, behind the features: several bits
             (multi-hot), or real-valued targets.
@@ -153,7 +158,8 @@ class SyntheticLoss(Interface):
     In training, with `h` the module's output, the synthesizer predicts one loss per example,
     `l_hat(h)`. The module descends the mean of `l_hat(h)`; nothing else reaches it. The
     synthesizer regresses `l_hat(h)` on the prediction of the next `SyntheticLoss` the model
-    meets, and the last one on the example's own loss. Outside training the layer is the module.
+    meets, and the last one on the example's own loss. Outside training the layer is the module. Of
+    an example with the weight `w`, `w * l_hat(h)` takes the place of `l_hat(h)` in all of that.
 
     It needs a `keras_sg.DecoupledModel`, which makes those pairs.
 

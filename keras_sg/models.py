@@ -31,7 +31,8 @@ class DecoupledModel(Trainer, keras.Model):
 
     It is a `keras.Model(inputs, outputs)` in every respect but its training step, which
 
-    * hands the labels `y` to conditional interfaces, at any depth,
+    * hands the labels `y` to conditional interfaces, at any depth, and to all interfaces how much each
+      example counts (`sample_weight`, `class_weight`, a loss's `ignore_class`),
     * pairs the predictions of synthetic losses with their targets,
     * updates modules and synthesizers in one backward pass, and
     * reports, next to the model's own metrics, how well the synthesizers do: `sg_loss` (their
