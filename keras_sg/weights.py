@@ -74,7 +74,8 @@ class Weight(NamedTuple):
 
     def of_positions(self, gradient: Tensor) -> Tensor:
         """The gradient of `of_examples`, shape of the interface, for the weights that positions have."""
-        share = self.value / ops.reshape(self.example, (-1, *(1,) * (len(self.value.shape) - 1)))
+        example = ops.reshape(self.example, (-1, *(1,) * (len(self.value.shape) - 1)))
+        share = ops.divide_no_nan(self.value, example)
         return _where(self.counts, gradient * ops.cast(share, gradient.dtype))
 
 
