@@ -25,6 +25,10 @@ WAYS_OUT = (
 )
 
 
+# Layers that read a mask otherwise than as one boolean for each position.
+_OTHER_MASKS = (keras.layers.Softmax, keras.layers.TimeDistributed)
+
+
 class Interface(keras.layers.Wrapper):
     """What the two kinds of interface share: a layer, a synthesizer, and labels.
 
@@ -319,14 +323,20 @@ class Interface(keras.layers.Wrapper):
     def _takes_mask(self) -> bool:
         """Whether the synthesizer can be told what counts, by a mask, for the statistics that it takes."""
         layers = [self.synthesizer, *_keras.sublayers(self.synthesizer)]
-        graphs = [layer for layer in layers if is_graph(layer)]
-        inner = [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
-        if self.feature_axis != -1 or not all(
-            layer.supports_masking for layer in inner if layer not in graphs
-        ):
+        # What holds layers hands the mask on to them; Keras would warn. So does the synthesizer itself.
+        holders = [layer for layer in layers if is_graph(layer) or layer is self.synthesizer]
+        inner = [
+            layer
+            for layer in layers
+            if layer not in holders and not isinstance(layer, keras.layers.InputLayer)
+        ]
+        # Some have other masks than one that says of every position whether it is there.
+        if self.feature_axis != -1 or not all(layer.supports_masking for layer in inner):
             return False
-        for graph in graphs:
-            graph.supports_masking = True  # as their layers do; Keras would warn
+        if any(isinstance(layer, _OTHER_MASKS) for layer in layers):
+            return False
+        for holder in holders:
+            holder.supports_masking = True
         return True
 
     def _exchange(

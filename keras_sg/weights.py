@@ -172,10 +172,14 @@ def at_interface(
     batch = ops.shape(h)[0]
     if value is None:
         value = ops.ones((batch, *(1,) * len(positions)), dtype)
-    example = ops.mean(ops.reshape(value, (batch, -1)), axis=1)
+    there = ops.ones_like(value)
     if mask is not None and len(mask.shape) <= 1 + len(positions):
         mask = ops.reshape(mask, (*ops.shape(mask), *(1,) * (1 + len(positions) - len(mask.shape))))
-        value = ops.where(ops.cast(mask, "bool"), value, ops.zeros_like(value))
+        there = there * ops.cast(mask, dtype)
+        value = ops.where(there > 0, value, ops.zeros_like(value))
+    # The mean over what is there: the length of the padding is no matter.
+    total, number = (ops.sum(ops.reshape(part, (batch, -1)), axis=1) for part in (value, there))
+    example = ops.divide_no_nan(total, number)
     value = ops.expand_dims(value, axis)
     shape = [1 if i == axis % len(h.shape) else length for i, length in enumerate(ops.shape(h))]
     found = Weight(value, example, value, example)  # which says what counts

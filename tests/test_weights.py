@@ -265,6 +265,92 @@ def test_weights_of_positions_at_an_interface_without_them():
     np.testing.assert_allclose(found, np.repeat(BY_STEP.mean(axis=1, keepdims=True), 4, axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["value", "critic of positions"])
+@pytest.mark.parametrize("pad_with", [0.0, 1.0])
+def test_padding_of_outputs_with_positions_has_no_effect_on_predicted_losses(kind, pad_with):
+    """Neither their number nor the weights that are given for them."""
+
+    def run(length):
+        x, _, mask = sequences(length)
+        y, weight = np.zeros((EXAMPLES, length), int), np.full((EXAMPLES, length), pad_with, "float32")
+        y[:, :STEPS] = np.arange(EXAMPLES * STEPS).reshape(EXAMPLES, STEPS) % CLASSES
+        weight[mask] = np.resize(BY_STEP, mask[:, :STEPS].shape)[mask[:, :STEPS]]
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((None, FEATURES))
+        h = WITH_POSITIONS[kind](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
+        return trained(keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h)), x, y, weight)
+
+    assert_same_run(run(STEPS), run(STEPS + 4))
+
+
+def test_predicted_losses_of_masked_outputs_without_weights():
+    x, _, _ = sequences()
+    inputs = keras.Input((STEPS, FEATURES))
+    h = WITH_POSITIONS["value"](layers.Dense(5, "tanh"))(layers.Masking()(inputs))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
+    weights, logs = trained(model, x, np.zeros((EXAMPLES, STEPS), int))
+    ours = trained(model, x, np.zeros((EXAMPLES, STEPS), int), np.ones((EXAMPLES, STEPS), "float32"))
+    assert 0 < ours[1]["loss"] < logs["loss"]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Normalized(layers.Layer):
+    """A synthesizer of one's own that says nothing of masks."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.normalize, self.read_out = layers.BatchNormalization(), layers.Dense(5)
+
+    def build(self, shape):
+        self.normalize.build(shape)
+        self.read_out.build(shape)
+
+    def call(self, h, training=None):
+        return self.read_out(self.normalize(h, training=training))
+
+
+def test_statistics_inside_a_synthesizer_of_ones_own():
+    inputs = keras.Input((FEATURES,))
+    cut = keras_sg.SyntheticGradient(layers.Dense(5, name="module"), lambda shape: Normalized())
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(cut(inputs)))
+    x, _, y = models.data()
+    weight = (np.arange(len(x)) % 4 == 0).astype("float32")
+    expected = 0.01 * ops.convert_to_numpy(cut.layer(x[weight > 0])).mean(axis=0)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    model.train_on_batch(x, y, sample_weight=weight)
+    found = ops.convert_to_numpy(cut.synthesizer.normalize.moving_mean)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_synthesizer_whose_layers_read_masks_otherwise():
+    """Keras hands a mask of examples to Softmax, which has one of features."""
+    inputs = keras.Input((FEATURES,))
+    synthesizer = lambda shape: keras.Sequential([layers.Dense(4), layers.Softmax(), layers.Dense(shape[-1])])
+    h = keras_sg.SyntheticGradient(layers.Dense(5), synthesizer)(inputs)
+    x, _, y = models.data()
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
+    assert trained(model, x, y, np.arange(len(x)) % 2)[1]["sg_loss"] > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"run_eagerly": True}], ids=["graph", "eager"])
+def test_a_batch_that_was_folded_below_a_synthetic_loss(options):
+    inputs = keras.Input((STEPS, FEATURES))
+    folded = layers.Lambda(lambda x: ops.reshape(x, (-1, FEATURES)), output_shape=(FEATURES,))(inputs)
+    h = keras_sg.SyntheticLoss(layers.Dense(4, name="cut"), synthesizers.Value((4,)))(folded)
+    unfolded = layers.Lambda(lambda h: ops.mean(ops.reshape(h, (-1, STEPS, 4)), axis=1), output_shape=(4,))(h)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(unfolded))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
+    message = "below interface 'cut'.* 'linear' and 'mlp' act .* Received: 4 losses for 20 examples"
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.ones((4, STEPS, FEATURES), "float32"), np.arange(4) % CLASSES, verbose=0)
+
+
+def test_labels_that_are_true_or_false():
+    x, _, y = models.data()
+    runs = [trained(models.mlp(1, CLASSES), x, part) for part in (y > 0, (y > 0).astype(int))]
+    assert_same_run(*runs)
+
+
 @pytest.mark.parametrize("what", ["labels", "sample weights"])
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}], ids=["graph", "eager"])
 def test_a_batch_that_was_folded_below_the_interface(what, options):

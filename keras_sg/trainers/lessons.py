@@ -33,8 +33,16 @@ def _joined(part: Nested) -> Nested:
 
 
 def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson]:
-    """Every predicted loss is to be the next one, and the last the example's own loss."""
+    """Every predicted loss is to be the next one, and the last the example's own loss.
+
+    Raises:
+        ValueError: the batch of one is longer than the other's.
+    """
     targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
+    targets = [
+        step.matching(target, prediction.value, prediction.interface.name, "losses")
+        for prediction, target in zip(step.losses, targets)
+    ]
     return [
         Lesson(
             prediction.interface, prediction.value, target, 1.0, scale, *_counting(prediction.weight, target)
@@ -138,7 +146,7 @@ def weights_of_examples(model: keras.Model, y: Nested, sample_weight: Nested, y_
 
 
 def _ones(loss: Any, y: Tensor | None, output: Tensor, name: str) -> Tensor:
-    """A weight of one for every example, `(batch, 1, ...)`, in the rank of the loss of an output."""
+    """A weight of one for every example and position that an output's loss has one for."""
     shape = tuple(output.shape[:-1]) or (None,)
     if loss is not None and y is not None:
         shape = _keras.shape_of_values(loss, y, output)
@@ -149,7 +157,8 @@ def _ones(loss: Any, y: Tensor | None, output: Tensor, name: str) -> Tensor:
                 "write it so that it returns a loss per example, (batch,). Received: "
                 f"{getattr(loss, 'name', loss)!r}, whose values have the shape {shape}."
             )
-    return ops.ones((ops.shape(output)[0], *(1,) * (len(shape) - 1)), keras.config.floatx())
+    # Keras multiplies them by masks, on PyTorch in place: no axis may be broadcast where its length is known.
+    return ops.ones((ops.shape(output)[0], *(length or 1 for length in shape[1:])), keras.config.floatx())
 
 
 def shares_of_examples(

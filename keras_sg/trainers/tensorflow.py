@@ -165,8 +165,8 @@ def _assert_known(step: Step, kind: Label, name: str) -> tf.Operation | None:
             raise InvalidBatch(None, None, str(error)) from None
         return None
     kind.check(step.labels)
-    values = tf.cast(step.labels, tf.uint8) if step.labels.dtype == tf.bool else step.labels
-    least, most = tf.reduce_min(values), tf.reduce_max(values)
+    labels = tf.cast(step.labels, "int32") if step.labels.dtype == tf.bool else step.labels
+    least, most = tf.reduce_min(labels), tf.reduce_max(labels)
     message = [f"{kind.allowed} Received, at interface {name!r}: labels from", least, "to", most]
     return tf.debugging.Assert(tf.reduce_all(kind.known(step.labels, step.ignored)), message)
 
@@ -180,4 +180,5 @@ def _told() -> Iterator[None]:
         found = re.search(r"assertion failed: \[((?:The batch was folded|Labels? ).*)\]", error.message)
         if found is None:
             raise
-        raise InvalidBatch(None, None, re.sub(r"\] \[", " ", found[1]).replace(r"\'", "'")) from None
+        told = found[1].replace("] [", " ").replace("\\'", "'")
+        raise InvalidBatch(None, None, told) from None
