@@ -324,7 +324,9 @@ class Interface(keras.layers.Wrapper):
         # What holds layers hands the mask on to them; Keras would warn. So does the synthesizer itself.
         holders = [layer for layer in layers if is_graph(layer) or layer is self.synthesizer]
         inner = [
-            layer for layer in layers if layer not in holders and not isinstance(layer, keras.layers.InputLayer)
+            layer
+            for layer in layers
+            if layer not in holders and not isinstance(layer, keras.layers.InputLayer)
         ]
         # Some have other masks than one that says of every position whether it is there.
         if self._feature_axis != -1 or not all(layer.supports_masking for layer in inner):
