@@ -9,8 +9,9 @@ gradient of an example *that counts once*, and everything that is exchanged is m
     the synthesizer descends  loss(w * g_hat(h), t), mean over what counts (w is not 0)
 
 Where the interface has the positions that weights are given for, each position has its own; elsewhere, and
-in a predicted loss, an example has the mean of the weights of its positions (of those that are there). Where it leads to several outputs, it is the mean over
-those that have a loss, each counted as much as its loss weight.
+in a predicted loss, an example has the mean of the weights of its positions (of those that are there).
+Where it leads to several outputs, it is the mean over those that have a loss, each counted as much as its
+loss weight.
 """
 
 from collections.abc import Sequence
