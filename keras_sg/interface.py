@@ -81,9 +81,8 @@ class Interface(keras.layers.Wrapper):
         self._initial_mix = gradients.check_mix(mix)
         self._mix: _keras.Knob | None = None
         self._warned = False
-        self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
-
         self._mix_read = ""  # as a constant, where
+        self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
         _keras.register_step(self)
 
     @property
@@ -383,7 +382,6 @@ class Interface(keras.layers.Wrapper):
         parts = self._trainable_parts
         if self.synthesizer is not None:
             parts = tuple(part.trainable for part in _parts(self.synthesizer))
-
         source = self.labels_from
         return {
             **super().get_config(),

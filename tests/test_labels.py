@@ -83,7 +83,7 @@ def test_no_label_wraps_around(wrong):
         labels.Classes(3).check_values(np.array([0, wrong]))
 
 
-@pytest.mark.parametrize("synthesizer", ["linear", "conv"])
+@pytest.mark.parametrize("synthesizer", ["linear", "conv", keras_sg.synthesizers.Linear(rank=2)], ids=str)
 def test_a_network_with_a_label_for_each_position_trains(synthesizer):
     inputs = keras.Input((5, 4))
     h = keras_sg.SyntheticGradient(layers.Dense(3), synthesizer, num_classes=2)(inputs)

@@ -4,7 +4,8 @@ A synthesizer is any Keras layer or model that maps the interface, `(batch, ...,
 prediction: a gradient of the interface's shape for `SyntheticGradient`, or a loss per example of
 shape `(batch,)` or `(batch, 1)` for `SyntheticLoss`. Where the interface is conditional, the label
 stands behind its features, `(batch, ..., features + label features)`; a layer with the attribute
-`label_apart = True` is called with the list `[interface, label]` instead.
+`label_apart = True` is called with the list `[interface, label]` instead; if there may be a label for each
+position of the interface, it says so by `per_position = True`.
 
 What is in this package are *recipes*: like a Keras initializer, a recipe is a small object with a
 configuration, called with a shape; it returns a fresh layer for an interface of that shape. Any

@@ -58,6 +58,7 @@ class LowRank(keras.layers.Layer):
     """`h`, or `[h, label]`, to `(h A) B + y V + b` in the shape of `h`; see `Linear`."""
 
     label_apart = True
+    per_position = True
 
     def __init__(self, rank: int, name: str = "linear", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -76,9 +77,10 @@ class LowRank(keras.layers.Layer):
         predicted = ops.matmul(ops.matmul(h, self.reduce), self.expand) + self.bias
         if label is None:
             return predicted
-        # The same at every position between the batch and the features.
-        positions = [1] * (len(h.shape) - 2)
-        return predicted + ops.reshape(ops.matmul(label, self.label), (-1, *positions, h.shape[-1]))
+        of_label = ops.matmul(label, self.label)
+        if len(label.shape) < len(h.shape):  # the same at every position between the batch and the features
+            of_label = ops.reshape(of_label, (-1, *[1] * (len(h.shape) - 2), h.shape[-1]))
+        return predicted + of_label
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape if self.label is None else input_shape[0])
