@@ -28,6 +28,8 @@ from keras import ops
 from keras_sg.types import Nested, Shape, Tensor
 
 Ignored = tuple[int, ...]  # classes that stand for "no label"
+# Dtypes that may not hold the number of classes.
+_SHORT = ("bool", "int8", "uint8", "int16", "uint16")
 
 
 def kind(
@@ -221,6 +223,8 @@ class Classes(Label):
         return False if shape[1:] == (None,) else None
 
     def _index(self, labels: Tensor) -> Tensor:
+        if keras.backend.standardize_dtype(labels.dtype) in _SHORT:
+            labels = ops.cast(labels, "int32")
         if labels.shape[-1] == 1 and len(labels.shape) != 1 + len(self.positions):
             return ops.squeeze(labels, axis=-1)
         return ops.reshape(labels, (-1,)) if labels.shape[1:] == (1,) else labels
@@ -228,7 +232,6 @@ class Classes(Label):
     def _known(self, labels: Tensor) -> Tensor:
         if self._are_indices(tuple(labels.shape)):
             index = self._index(labels)
-            index = ops.cast(index, "int32") if "bool" in str(index.dtype) else index
             fine = ops.logical_and(index >= 0, index < self.size)
             return ops.logical_and(fine, ops.equal(index, ops.floor(index))) if _is_float(index) else fine
         rows = ops.cast(labels, "float32")

@@ -24,6 +24,11 @@ def test_an_index_is_a_whole_number_of_any_dtype(dtype, column):
     np.testing.assert_array_equal(found, np.eye(4)[[0, 3, 1]])
 
 
+def test_more_classes_than_the_dtype_can_count():
+    found = rows(labels.Classes(1000), np.array([0, 255], "uint8"))
+    np.testing.assert_array_equal(found.argmax(axis=1), [0, 255])
+
+
 @pytest.mark.parametrize("positions", [(3,), (None,)])
 @pytest.mark.parametrize("given", [INDEX, INDEX.astype("float32"), INDEX[..., None], ONE_HOT], ids=np.shape)
 def test_a_class_for_each_position(given, positions):
