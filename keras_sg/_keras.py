@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 from keras.src import backend
-from keras.src.backend.common.variables import AutocastScope
+from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
 from keras.src.trainers.data_adapters import get_data_adapter
@@ -245,18 +245,32 @@ class Knob:
                 layer._tracker.lock()
 
 
+@contextlib.contextmanager
+def uncasting() -> Iterator[None]:
+    """Within, variables are what they are, whatever precision a layer around the caller computes in.
+
+    In an `AutocastScope(None)` they would have their values, but say that their dtype is `floatx`.
+    """
+    around = get_autocast_scope()
+    backend.common.global_state.set_global_attribute("autocast_scope", None)
+    try:
+        yield
+    finally:
+        backend.common.global_state.set_global_attribute("autocast_scope", around)
+
+
 def uncast(variable: Variable) -> Tensor:
     """A variable's value here and now, whatever precision a layer around the caller computes in."""
-    with AutocastScope(None):
+    with uncasting():
         return variable.value
 
 
 def scope_with(values: Iterable[tuple[Variable, Tensor]]) -> keras.StatelessScope:
     """A `StatelessScope` in which variables have other values; pairs of both.
 
-    Made inside a layer that computes in half precision, Keras's own would round the values to it.
+    Made inside a layer that computes in another precision, Keras's own would round the values to it.
     """
-    with AutocastScope(None):
+    with uncasting():
         return keras.StatelessScope(values, collect_losses=True)
 
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_sg import dtypes
 from keras_sg.custom_gradient import custom_gradient
 from keras_sg.types import Tensor
 
@@ -196,7 +197,7 @@ def replace_gradient(
         return (h, ops.zeros((), keras.config.floatx())), grad
 
     whole = isinstance(mix, float) and mix == 1.0
-    return exchange(h, synthetic, ops.convert_to_tensor(mix, "float32"))
+    return exchange(h, synthetic, ops.convert_to_tensor(mix, _wide(h)))
 
 
 def regression(prediction: Tensor, target: Tensor, loss: str, counts: Counting | None = None) -> Tensor:
@@ -241,7 +242,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 def _wide(tensor: Tensor) -> str:
     """The dtype to compute in: float32, or that of the tensor if it is wider."""
-    return keras.backend.result_type(tensor.dtype, "float32")
+    return dtypes.wide(tensor.dtype)
 
 
 def _or_one(scale: Tensor, dtype: str) -> Tensor:

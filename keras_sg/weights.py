@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_sg import _keras, replicas
+from keras_sg import _keras, dtypes, replicas
 from keras_sg.gradients import Counting
 from keras_sg.types import Nested, Shape, Tensor
 
@@ -166,7 +166,7 @@ def at_interface(
         mask: boolean, `(batch, ...)`: which positions of `h` are there at all; or None.
     """
     positions = positions_of(h.shape, axis)
-    dtype = keras.backend.result_type(h.dtype, "float32")
+    dtype = dtypes.wide(h.dtype)
     value = _mean_of_outputs([(_fitted(w.value, positions), w.share) for w in outputs], dtype)
     if value is None and mask is None:
         return None

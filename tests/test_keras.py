@@ -206,6 +206,9 @@ def test_a_scope_inside_half_precision_keeps_values_as_they_are():
     scoped = Scoped(dtype="mixed_float16")
     scoped(np.ones((1, 1)))
     assert float(scoped.found) == np.float32(fine) and scoped.losses_there == 1
+    pure = Scoped(dtype="float16")
+    pure(np.ones((1, 1)))  # nor are they widened to floatx
+    assert keras.backend.standardize_dtype(pure.found.dtype) == "float16"
 
 
 def every_optimizer():

@@ -6,7 +6,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_sg import labels
+from keras_sg import dtypes, labels
 from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
 from keras_sg.synthesizers.masks import MaskedFlatten, MaskedMean, mean_of_counting
 from keras_sg.synthesizers.recipe import (
@@ -186,7 +186,7 @@ class CriticLayer(keras.layers.Layer):
         predicted = self.body(h)
         if len(label.shape) < len(predicted.shape):  # one label for all positions
             label = ops.reshape(label, (-1, *(1,) * (len(predicted.shape) - 2), label.shape[-1]))
-        wide = keras.backend.result_type(predicted.dtype, "float32")
+        wide = dtypes.wide(predicted.dtype)
         losses = CRITIC_LOSSES[self.loss](ops.cast(label, wide), ops.cast(predicted, wide))
         return mean_of_counting(losses[..., None], None if mask is None else mask[0])[..., 0]
 
