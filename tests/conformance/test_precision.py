@@ -187,7 +187,7 @@ def wide(variables):
     return [number.astype("float64") for number in numbers(variables)]
 
 
-@pytest.mark.parametrize("name, kind", tried())
+@pytest.mark.parametrize("name, kind", list(tried()))
 def test_two_steps(name, kind):
     expected, expected_reports = in_single_precision(name)
     model = built(name, kind)
@@ -219,7 +219,7 @@ def keras_sg_free(model):
     return [variable for variable in model.weights if id(variable) not in inside]
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in tried() if name not in GIVEN))
+@pytest.mark.parametrize("name", list(dict.fromkeys(name for name, _ in tried() if name not in GIVEN)))
 def test_in_double_precision_nothing_is_rounded_to_single(name):
     """From weights at equal distances on a line, two steps lead to weights almost on a line.
 
