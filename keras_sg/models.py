@@ -112,6 +112,7 @@ class DecoupledModel(Trainer, keras.Model):
         each = len(self.interfaces) <= REPORTED if report_interfaces is None else report_interfaces
         self._reports = reports.metrics_of(self.interfaces, self._keys, each)
         self._report = True
+        self.labels_are_checked = False
         self._mix_moves: list[bool] = []
         self._observe_function: Any = None
         self._observed: list[Any] = []
@@ -203,7 +204,11 @@ class DecoupledModel(Trainer, keras.Model):
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
         if y is not None:
             batches.check_labels(self, batches.arrays(y))
-        return super().fit(x, y, *args, **kwargs)
+        self.labels_are_checked = y is not None
+        try:
+            return super().fit(x, y, *args, **kwargs)
+        finally:
+            self.labels_are_checked = False
 
     def interface_gradients(
         self, x: Any, y: Nested = None, sample_weight: Nested = None

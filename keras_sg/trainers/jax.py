@@ -8,7 +8,7 @@ import jax
 import keras
 from keras import ops
 
-from keras_sg import _keras
+from keras_sg import _keras, batches
 from keras_sg.step import GradientPrediction, Lesson, Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.jax_sparse import JaxSparseUpdates
@@ -46,6 +46,23 @@ class JaxTrainer(Mixin):
     A `state` is, as in Keras's own, a tuple of four lists: the values of the trainable and of the
     other variables, of the optimizer's and of the metrics'.
     """
+
+    train_function: Any
+
+    def make_train_function(self, force: bool = False) -> None:
+        before = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not before and any(interface.label for interface in self.interfaces):
+            train = self.train_function
+            self.train_function = lambda state, iterator: train(state, map(self._with_known_labels, iterator))
+
+    def _with_known_labels(self, data: Nested) -> Nested:
+        """A batch on its way into the compiled step, which cannot say what is wrong with labels."""
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        here = all(getattr(leaf, "is_fully_addressable", True) for leaf in keras.tree.flatten(y))
+        if here and not self.labels_are_checked:
+            batches.check_labels(self, y)
+        return data
 
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
