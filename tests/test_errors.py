@@ -289,9 +289,9 @@ def test_labels_out_of_range_are_found_in_a_data_set_on_jax(steps):
     model = conditional(keras_sg.DecoupledModel, loss="sparse", steps_per_execution=steps)
     good = X, np.arange(8) % 3
     batches = lambda *found: (batch for batch in found)
-    model.fit(batches(good, good), shuffle=False, verbose=0)
+    model.fit(batches(good, good), steps_per_epoch=2, shuffle=False, verbose=0)
     with pytest.raises(ValueError, match=r"Labels must lie in \[0, 3\).*labels from 3 to 3"):
-        model.fit(batches(good, (X, np.full(8, 3))), shuffle=False, verbose=0)
+        model.fit(batches(good, (X, np.full(8, 3))), steps_per_epoch=2, shuffle=False, verbose=0)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="on torch, every step can look at its labels")
