@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 from keras.src import backend
 from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
@@ -72,10 +73,27 @@ def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     return tensor._keras_history.operation, tensor._keras_history.tensor_index
 
 
+def call_of(tensor: keras.KerasTensor) -> tuple[tuple[int, int], keras.Operation, list[keras.KerasTensor]]:
+    """The call that a symbolic tensor comes from: what tells it from others, who was called, what it took."""
+    operation, node, _ = tensor._keras_history
+    return (id(operation), node), operation, operation._inbound_nodes[node].input_tensors
+
+
 def made_from(tensor: keras.KerasTensor) -> tuple[keras.Operation, list[keras.KerasTensor]]:
     """The layer or operation that a symbolic tensor comes from, and what it took in that call."""
-    operation, node, _ = tensor._keras_history
-    return operation, operation._inbound_nodes[node].input_tensors
+    return call_of(tensor)[1:]
+
+
+def run_graph(model: keras.Model, inputs: Nested, call: Callable[..., Nested]) -> Nested:
+    """The outputs of a Functional or Sequential model, whose layers are called as `call(layer, *args, ...)`.
+
+    Args:
+        model: built Functional or Sequential model.
+        inputs: symbolic tensors, as for the model.
+        call: from a layer and what the graph has for its call to outputs.
+    """
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return graph._run_through_graph(inputs, call_fn=call)
 
 
 def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:
@@ -146,6 +164,20 @@ def shape_of_values(loss: Any, y: Tensor, y_pred: Tensor) -> Shape:
 def compute_loss(model: keras.Model, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested) -> Tensor:
     """The total training loss, as Keras's own `train_step` computes it (overrides included)."""
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+@contextlib.contextmanager
+def adding(model: keras.Model, losses: list[Tensor]) -> Iterator[None]:
+    """Within, these are what `compute_loss` of a model adds to the losses that it was compiled with.
+
+    Not those of the model's own layers (of `add_loss`, and regularizers).
+    """
+    # Of an empty list Keras takes no notice.
+    model._losses_override = losses or [ops.zeros((), keras.config.floatx())]
+    try:
+        yield
+    finally:
+        model._losses_override = []
 
 
 def track_loss(model: keras.Model, loss: Tensor, batch: Tensor) -> None:

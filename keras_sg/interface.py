@@ -33,11 +33,16 @@ class Interface(keras.layers.Wrapper):
     """What the two kinds of interface share: a layer, a synthesizer, and labels.
 
     Attributes:
+        fits_gradient: whether the synthesizer regresses on the gradient that arrives at the interface.
+        predicts_loss: whether it predicts a loss of each example.
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
     """
+
+    fits_gradient = True
+    predicts_loss = False
 
     def __init__(
         self,
@@ -262,6 +267,18 @@ class Interface(keras.layers.Wrapper):
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
 
+    def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
+        """What happens at the interface in training, apart from the layer in front of it.
+
+        Args:
+            h: the layer's output, `(batch, ..., features)`, with its mask, if it has one.
+            decoupled_step: the training step, or None in a plain model.
+
+        Returns:
+            `h`, on the way back from which the layer receives what the synthesizer predicts.
+        """
+        raise NotImplementedError
+
     def _idle(self, h: Tensor) -> Tensor:
         """`h`, outside training; warns, once, where a model never says that it trains."""
         model = _keras.entry_layer()
@@ -357,7 +374,7 @@ class Interface(keras.layers.Wrapper):
             return _keras.copy_mask(h, observed)
         mix = self._mix_of(step)
         # What the trainer teaches itself, nothing may reach here.
-        apart = self.update_period > 1 and step is not None and step.sparse.apart
+        apart = step is not None and step.sparse is not None and self.update_period > 1 and step.sparse.apart
         taught = ops.stop_gradient(synthetic) if apart else synthetic
         exchanged, anchor = gradients.replace_gradient(
             h, taught, self.loss, mix, 0.0 if factor is None else factor, counts

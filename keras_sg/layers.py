@@ -136,8 +136,9 @@ class SyntheticGradient(Interface):
         **kwargs: Any,
     ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
-        if not training:
-            return self._idle(h)
+        return self.meet(h, decoupled_step) if training else self._idle(h)
+
+    def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         rows = self._label_rows(decoupled_step, h)
         if decoupled_step is None and self.update_period > 1:
             raise ValueError(
@@ -215,6 +216,8 @@ class SyntheticLoss(Interface):
         gradients (the critic).
     """
 
+    predicts_loss = True
+
     def __init__(
         self,
         layer: keras.Layer,
@@ -241,6 +244,10 @@ class SyntheticLoss(Interface):
             raise ValueError(f"`sobolev` must be True or False. Received: sobolev={sobolev!r}.")
         self.sobolev = sobolev
 
+    @property
+    def fits_gradient(self) -> bool:
+        return self.sobolev
+
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         if predicted not in ((shape[0],), (shape[0], 1)):
             raise ValueError(
@@ -258,8 +265,9 @@ class SyntheticLoss(Interface):
         **kwargs: Any,
     ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
-        if not training:
-            return self._idle(h)
+        return self.meet(h, decoupled_step) if training else self._idle(h)
+
+    def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         if decoupled_step is None:
             raise ValueError(
                 f"The synthetic loss {self.name!r} learns from the prediction of the next one, or from "

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras, batches, label_sources, reports
+from keras_sg import _keras, batches, label_sources, reports, schedules
 from keras_sg.graph import is_graph, layers_behind
 from keras_sg.interface import Interface, interfaces_in
 from keras_sg.plain import strip
@@ -113,6 +113,8 @@ class DecoupledModel(Trainer, keras.Model):
         self._reports = reports.metrics_of(self.interfaces, self._keys, each)
         self._report = True
         self.labels_are_checked = False
+        self.schedule: schedules.Schedule = schedules.Together()
+        self.runner: schedules.Runner | None = None
         self._mix_moves: list[bool] = []
         self._observe_function: Any = None
         self._observed: list[Any] = []
@@ -146,9 +148,17 @@ class DecoupledModel(Trainer, keras.Model):
             lessons: list of `keras_sg.step.Lesson`.
             batch: number of examples.
         """
+        self.report(self.measured(lessons), batch)
+
+    def measured(self, lessons: list[Lesson]) -> reports.Measures:
+        """What there is to report of lessons: pairs of an interface's key and a `Measure`."""
+        return [(self.key_of(lesson.interface), reports.measure(lesson)) for lesson in lessons]
+
+    def report(self, measures: reports.Measures, batch: Tensor) -> None:
+        """As `observe`, of what was measured of lessons."""
         # A step that overflows half precision is skipped by the optimizer, and here.
         finite = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        reports.update(self._reports, self._keys, lessons, batch, finite)
+        reports.update(self._reports, measures, batch, finite)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -199,6 +209,31 @@ class DecoupledModel(Trainer, keras.Model):
                 return label_sources.take(interface.labels_from, y)
         leaves = keras.tree.flatten(y)
         return leaves[0] if len(leaves) == 1 else y
+
+    def compile(self, *args: Any, schedule: schedules.Identifier = "together", **kwargs: Any) -> None:
+        """Compile, as `keras.Model.compile` does.
+
+        Args:
+            *args: as for `keras.Model.compile`.
+            schedule: when and where the modules run: `"together"` (one program for the whole network),
+                `"in_turn"` (module after module: the same numbers in less memory), or a schedule, see
+                `keras_sg.schedules`. It is not saved: a model that is loaded has the default.
+            **kwargs: as for `keras.Model.compile`.
+
+        Raises:
+            ValueError: the schedule is not known, or cannot serve this model.
+        """
+        found = schedules.get(schedule)
+        super().compile(*args, **kwargs)
+        found.check(self)
+        self.schedule, self.runner = found, None
+
+    def compile_from_config(self, config: Config) -> None:
+        if type(self).compile is not DecoupledModel.compile:
+            return super().compile_from_config(config)  # which says what to do about a compile of one's own
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Nested = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
@@ -259,6 +294,8 @@ class DecoupledModel(Trainer, keras.Model):
         if moved != self._mix_moves:
             # A function that exists was traced with a constant.
             self._mix_moves, self.train_function = moved, None
+        if force or self.train_function is None:
+            self.runner = self.schedule.start(self)
         return super().make_train_function(force)
 
     def save(

@@ -15,3 +15,10 @@ def mean(value: Tensor) -> Tensor:
     if context is None or context.num_replicas_in_sync == 1:
         return value
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+
+def distributed(model: keras.Model) -> bool:
+    """Whether a model trains on several devices that each hold a copy or a part of all of it."""
+    if keras.backend.backend() == "tensorflow":
+        return model.distribute_strategy.num_replicas_in_sync > 1
+    return keras.distribution.distribution() is not None

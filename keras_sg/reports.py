@@ -7,17 +7,32 @@ Each over all interfaces and, under the interface's own name, of each. What does
 that is False) is in none of them.
 """
 
+from typing import NamedTuple
+
 import keras
 from keras import ops
 
 from keras_sg.interface import Interface
-from keras_sg.layers import SyntheticGradient
 from keras_sg.step import Lesson
 from keras_sg.types import Tensor
 
 Metrics = dict[str, keras.metrics.Mean]
 # What is reported: an interface's key, the value, and how many examples count, where not all do.
 Values = list[tuple[str, Tensor, Tensor | None]]
+
+
+class Measure(NamedTuple):
+    """What a lesson is worth: `loss` and `cosine` (None of predicted losses), and how many examples count.
+
+    All are scalars; `examples` is None where all of the batch count.
+    """
+
+    loss: Tensor
+    cosine: Tensor | None
+    examples: Tensor | None
+
+
+Measures = list[tuple[str, Measure]]  # with the key of the lesson's interface, see `keys_of`
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -44,11 +59,7 @@ def keys_of(interfaces: list[Interface]) -> dict[int, str]:
 
 def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) -> Metrics:
     """The metrics of a model with these interfaces, by name: of all together and, if `each`, of each."""
-    gradients_only = [
-        interface
-        for interface in interfaces
-        if isinstance(interface, SyntheticGradient) or getattr(interface, "sobolev", False)
-    ]
+    gradients_only = [interface for interface in interfaces if interface.fits_gradient]
     names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
     if len(interfaces) > 1 and each:
         names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
@@ -56,28 +67,33 @@ def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) ->
     return {name: keras.metrics.Mean(name=name) for name in names}
 
 
+def measure(lesson: Lesson) -> Measure:
+    """What there is to report of a lesson, in the dtype of reports."""
+    met = None
+    if len(lesson.target.shape) > 1:
+        met = _float(cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target))
+    return Measure(_float(lesson.loss), met, lesson.examples)
+
+
 def update(
-    metrics: Metrics, keys: dict[int, str], lessons: list[Lesson], batch: Tensor, finite: bool
+    metrics: Metrics, measures: Measures, batch: Tensor, finite: bool
 ) -> None:
     """Update the metrics from the lessons of a step.
 
     Args:
         metrics: those of `metrics_of`.
-        keys: those of `keys_of`.
-        lessons: list of `keras_sg.step.Lesson`.
+        measures: pairs of an interface's key, see `keys_of`, and what `measure` found of a lesson there.
         batch: number of examples.
         finite: whether a value that is not finite is left out.
     """
     losses: dict[str, tuple[Tensor, Tensor | None]] = {}
     cosines: Values = []
-    for lesson in lessons:
-        key = keys[id(lesson.interface)]
+    for key, found in measures:
         before = losses[key][0] if key in losses else 0.0
-        losses[key] = (before + _float(lesson.loss), lesson.examples)
-        if len(lesson.target.shape) > 1:
-            met = cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target)
-            cosines.append((key, _float(met), lesson.examples))
-    _report(metrics, "sg_loss", [(key, *found) for key, found in losses.items()], batch, finite)
+        losses[key] = (before + found.loss, found.examples)
+        if found.cosine is not None:
+            cosines.append((key, found.cosine, found.examples))
+    _report(metrics, "sg_loss", [(key, *values) for key, values in losses.items()], batch, finite)
     _report(metrics, "sg_cosine", cosines, batch, finite)
 
 

@@ -1,6 +1,7 @@
 """The training step of `DecoupledModel` on JAX."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, batches
+from keras_sg.reports import Measures
 from keras_sg.step import GradientPrediction, Lesson, Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.jax_sparse import JaxSparseUpdates
@@ -51,10 +53,20 @@ class JaxTrainer(Mixin):
 
     def make_train_function(self, force: bool = False) -> None:
         before = self.train_function
+        if self.runner is not None:
+            self.train_function = self._in_modules
+            return
         super().make_train_function(force)
         if self.train_function is not before and any(interface.label for interface in self.interfaces):
             train = self.train_function
             self.train_function = lambda state, iterator: train(state, map(self._with_known_labels, iterator))
+
+    def _in_modules(self, state: State, iterator: Any) -> tuple[Logs, State]:
+        """Take `steps_per_execution` batches, one by one."""
+        logs, state = self.runner.step(state, next(iterator))
+        for data in itertools.islice(iterator, self.steps_per_execution - 1):
+            logs, state = self.runner.step(state, data)
+        return logs, state
 
     def _with_known_labels(self, data: Nested) -> Nested:
         """A batch on its way into the compiled step, which cannot say what is wrong with labels."""
@@ -88,29 +100,75 @@ class JaxTrainer(Mixin):
 
         taps = self._taps(state, x, new_step())
         (updates, arrived), found = jax.grad(descend, argnums=(0, 1), has_aux=True)(state[0], taps)
-        (_, fixed, _, metrics), loss, y_pred, predictions, learned = found
+        values, loss, y_pred, predictions, learned = found
 
         taught.warn_of_idle(self, step)
         lessons = [Lesson(lesson.interface, *values) for lesson, values in zip(lessons, learned)]
         met = _outside(step.gradients, predictions)
         lessons += taught.gradient_lessons(met, list(zip(arrived[::2], arrived[1::2])))
+        after = (state[0], values[1], state[2], values[3])
+        return self._end_step(after, sparse, updates, loss, self.measured(lessons), data, y_pred)
+
+    def finish(
+        self,
+        state: State,
+        updates: list[Tensor | None],
+        fixed: list[Tensor | None],
+        metrics: list[Tensor | None],
+        losses: list[Tensor],
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> tuple[Logs, State]:
+        """End a step that modules have taken one by one: update the weights, and report.
+
+        Args:
+            state: that before the step.
+            updates: gradients of the trainable variables, in their order; None where there is none.
+            fixed, metrics: values of the other variables and of the metrics', None where they did not move.
+            losses: shares of the training loss.
+            measures: what there is to report of the synthesizers.
+            data: the batch.
+            y_pred: the model's outputs.
+        """
+        moved = [
+            [old if new is None else new for old, new in zip(values, news)]
+            for values, news in ((state[1], fixed), (state[3], metrics))
+        ]
+        sparse = JaxSparseUpdates(self, state[2])
+        after = (state[0], moved[0], state[2], moved[1])
+        return self._end_step(after, sparse, updates, sum(losses), measures, data, y_pred)
+
+    def _end_step(
+        self,
+        state: State,
+        sparse: JaxSparseUpdates,
+        updates: list[Tensor | None],
+        loss: Tensor,
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> tuple[Logs, State]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = taught.batch_size(x)
         trainable, optimizer_values = sparse.apply(state[2], updates, state[0])
-        with self._scope((trainable, fixed, optimizer_values, metrics)) as scope:
+        with self._scope((trainable, state[1], optimizer_values, state[3])) as scope:
             _keras.track_loss(self, loss, batch)
-            self.observe(lessons, batch)
+            self.report(measures, batch)
             logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return logs, self._values(scope)
 
     def _scope(self, state: State) -> keras.StatelessScope:
         """A scope in which the model's variables have the values of a state."""
-        pairs = [pair for owned, values in zip(self._owned(), state) for pair in zip(owned, values)]
+        pairs = [pair for owned, values in zip(self.owned_variables(), state) for pair in zip(owned, values)]
         return keras.StatelessScope(pairs, collect_losses=True)
 
     def _values(self, scope: keras.StatelessScope) -> State:
         """The state at the end of a scope."""
-        return tuple([scope.get_current_value(variable) for variable in owned] for owned in self._owned())
+        return tuple([scope.get_current_value(variable) for variable in owned] for owned in self.owned_variables())
 
-    def _owned(self) -> tuple[list[Variable], ...]:
+    def owned_variables(self) -> tuple[list[Variable], ...]:
+        """The variables that a state has the values of."""
         optimizer = [] if self.optimizer is None else self.optimizer.variables
         return self.trainable_variables, self.non_trainable_variables, optimizer, self.metrics_variables
 
@@ -128,7 +186,7 @@ class JaxTrainer(Mixin):
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The training loss, and the loss of each example, `(batch,)`."""
-        values = [(variable, _keras.uncast(variable)) for owned in self._owned() for variable in owned]
+        values = [(variable, _keras.uncast(variable)) for owned in self.owned_variables() for variable in owned]
 
         def loss_of(weights: Nested) -> Tensor:
             with keras.StatelessScope(values):
@@ -144,7 +202,7 @@ class JaxTrainer(Mixin):
         observe = self._observe if self.run_eagerly else jax.jit(self._observe)
 
         def read_and_observe(x: Nested, y: Nested, sample_weight: Nested) -> Any:
-            state = tuple([variable.value for variable in owned] for owned in self._owned())
+            state = tuple([variable.value for variable in owned] for owned in self.owned_variables())
             return observe(state, x, y, sample_weight)
 
         return read_and_observe

@@ -1,6 +1,7 @@
 """The training step of `DecoupledModel` on TensorFlow."""
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,9 +11,11 @@ import tensorflow as tf
 
 from keras_sg import _keras
 from keras_sg.labels import Label
+from keras_sg.reports import Measures
 from keras_sg.step import Step, folded
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers import tensorflow_adam
+from keras_sg.trainers.sparse import Updates
 from keras_sg.trainers.tensorflow_sparse import TensorFlowSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor
 
@@ -63,11 +66,21 @@ class TensorFlowTrainer(Mixin):
         if not self.optimizer.built and all(layer.built for layer in _keras.sublayers(self)):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+        if self.runner is not None:
+            self.train_function = self._in_modules
+            return
         before = self.train_function
         super().make_train_function(force)
         ours = type(self).train_step is TensorFlowTrainer.train_step
         if ours and not self.run_eagerly and self.train_function is not before:
             self.train_function = self._after_metrics(self.train_function)
+
+    def _in_modules(self, iterator: Any) -> Logs:
+        """Take `steps_per_execution` batches, one by one."""
+        logs, _ = self.runner.step(None, next(iterator))
+        for data in itertools.islice(iterator, self.steps_per_execution - 1):
+            logs, _ = self.runner.step(None, data)
+        return logs
 
     def _after_metrics(self, train: Callable[..., Any]) -> Callable[..., Any]:
         """`train`, before whose first call the metrics are made for the batches that it is to take."""
@@ -115,10 +128,35 @@ class TensorFlowTrainer(Mixin):
         taught.warn_of_idle(self, step)
         lessons += taught.gradient_lessons(regressed, arrived)
         self.observe(lessons, batch)
+        self._update(sparse, sparse.teach(tape, lessons, updates))
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def finish(
+        self,
+        state: None,
+        updates: list[Tensor | None],
+        fixed: list[Tensor | None],
+        metrics: list[Tensor | None],
+        losses: list[Tensor],
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> tuple[Logs, None]:
+        """End a step that modules have taken one by one; see `finish` of the trainer for JAX."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = taught.batch_size(x)
+        for variable, value in zip(self.non_trainable_variables + self.metrics_variables, fixed + metrics):
+            if value is not None:
+                variable.assign(value)
+        _keras.track_loss(self, sum(losses), batch)
+        self.report(measures, batch)
+        self._update(TensorFlowSparseUpdates(self), updates)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight), None
+
+    def _update(self, sparse: TensorFlowSparseUpdates, updates: Updates) -> None:
         if self.trainable_variables:
             with tensorflow_adam.fused(self.optimizer):
-                sparse.apply(sparse.teach(tape, lessons, updates))
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+                sparse.apply(updates)
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""

@@ -7,6 +7,7 @@ import keras
 import torch
 
 from keras_sg import _keras
+from keras_sg.reports import Measures
 from keras_sg.step import Step
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.torch_sparse import TorchSparseUpdates
@@ -49,11 +50,43 @@ class TorchTrainer(Mixin):
         with torch.no_grad():
             taught.warn_of_idle(self, step)
             lessons += taught.gradient_lessons(regressed, arrived)
-            _keras.track_loss(self, loss, batch)
-            self.observe(lessons, batch)
-            if self.trainable_variables:
-                sparse.apply(updates)
-            return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            return self._end_step(sparse, updates, loss, self.measured(lessons), data, y_pred)
+
+    def finish(
+        self,
+        state: None,
+        updates: list[Tensor | None],
+        fixed: list[Tensor | None],
+        metrics: list[Tensor | None],
+        losses: list[Tensor],
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> tuple[Logs, None]:
+        """End a step that modules have taken one by one; see `finish` of the trainer for JAX."""
+        with torch.no_grad():
+            for variable, value in zip(self.non_trainable_variables + self.metrics_variables, fixed + metrics):
+                if value is not None:
+                    variable.assign(value)
+            sparse = TorchSparseUpdates(self)
+            return self._end_step(sparse, updates, sum(losses), measures, data, y_pred), None
+
+    def _end_step(
+        self,
+        sparse: TorchSparseUpdates,
+        updates: list[Tensor | None],
+        loss: Tensor,
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> Logs:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = taught.batch_size(x)
+        _keras.track_loss(self, loss, batch)
+        self.report(measures, batch)
+        if self.trainable_variables:
+            sparse.apply(updates)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def make_train_function(self, force: bool = False) -> Any:
         if self.jit_compile:
@@ -62,7 +95,9 @@ class TorchTrainer(Mixin):
                 "inside torch.compile. Compile the model with jit_compile=False (or 'auto'), or set "
                 "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
             )
-        return super().make_train_function(force)
+        super().make_train_function(force)
+        if self.runner is not None:
+            self.train_function = lambda data: self.runner.step(None, data[0])[0]
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""

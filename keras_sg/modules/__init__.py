@@ -1,0 +1,10 @@
+"""A model taken apart at its interfaces: its modules, and what each of them does with a batch."""
+
+from keras_sg.modules.parting import Module as Module
+from keras_sg.modules.parting import part as part
+from keras_sg.modules.program import Batch as Batch
+from keras_sg.modules.program import Given as Given
+from keras_sg.modules.program import Passed as Passed
+from keras_sg.modules.program import Program as Program
+from keras_sg.modules.program import given as given
+from keras_sg.modules.program import programs as programs

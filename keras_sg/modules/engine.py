@@ -1,0 +1,98 @@
+"""What the modules' programs need of a backend: gradients of a function, and compilation.
+
+Here the backend is asked for: neither is among Keras's operations.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_sg.types import Nested, Tensor, Variable
+
+Differentiable = Callable[[list[Tensor]], tuple[Tensor, Nested]]
+
+
+def differentiate(function: Differentiable, sources: list[Tensor]) -> tuple[list[Tensor | None], Nested]:
+    """The gradients of a function's first output, and its second.
+
+    Args:
+        function: from a list of tensors to a scalar and a structure of tensors.
+        sources: that list.
+
+    Returns:
+        Tuple of a list of gradients, one a source (None where nothing leads to it), and that structure, from
+        which nothing can be differentiated any more.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(function, has_aux=True)(sources)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            value, found = function(sources)
+        return tape.gradient(value, sources), found
+
+    import torch
+
+    with torch.enable_grad():
+        sources = [source.detach().requires_grad_() for source in sources]
+        value, found = function(sources)
+        gradients: Any = [None] * len(sources)
+        if sources and value.requires_grad:
+            gradients = torch.autograd.grad(value, sources, allow_unused=True)
+    detach = lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
+    return list(gradients), keras.tree.map_structure(detach, found)
+
+
+def compiled(function: Callable[..., Any], model: keras.Model, donated: tuple[int, ...] = ()) -> Any:
+    """A function of tensors, compiled as a model's training step is.
+
+    Args:
+        function: what it returns depends on nothing but its arguments.
+        model: the compiled model.
+        donated: on JAX, the indices of arguments whose memory results may take.
+    """
+    if model.run_eagerly or keras.backend.backend() == "torch":
+        return function
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function, donate_argnums=donated) if model.jit_compile else function
+
+    import tensorflow as tf
+
+    # A function object of its own: TensorFlow counts the traces of all methods of a class together.
+    alone = lambda *args: function(*args)
+    return tf.function(alone, jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
+
+
+def reader(model: keras.Model, state: Any) -> Callable[[list[Variable]], list[Tensor]]:
+    """A function from variables of a model to their values.
+
+    Args:
+        model: the compiled model.
+        state: on JAX, what Keras hands to a training step: the values of the trainable and of the other
+            variables, of the optimizer's and of the metrics'. Elsewhere None: the variables have their values.
+    """
+    if state is None:
+        return lambda variables: [variable.value for variable in variables]
+    owned = zip(model.owned_variables(), state)
+    values = {id(variable): value for owned, values in owned for variable, value in zip(owned, values)}
+    return lambda variables: [values[id(variable)] for variable in variables]
+
+
+def loss_scale(model: keras.Model, read: Callable[[list[Variable]], list[Tensor]]) -> Tensor:
+    """What a model's optimizer multiplies losses by, a scalar; `read` is that of `reader`."""
+    optimizer = model.optimizer
+    scope: Any = contextlib.nullcontext()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scope = keras.StatelessScope(zip(optimizer.variables, read(optimizer.variables)))
+    with scope:
+        return ops.convert_to_tensor(optimizer.scale_loss(1.0), keras.config.floatx())

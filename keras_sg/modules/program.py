@@ -1,0 +1,280 @@
+"""The program of one module: what it does with a batch, as two functions of nothing but their arguments.
+
+    run      forward; the gradient of the module's own weights, from what its synthesizers predict; and the
+             gradient that arrives at what it took in, the target of the interfaces below
+    learn    the gradient of a synthesizer's weights, from such a target and the `h` that it belongs to
+
+At `mix = 1` nothing else crosses an interface backwards. Both are made of what a model's one program is made
+of: the module's network is called with a `Step`, its interfaces exchange gradients, and pairs become lessons.
+Neither moves a variable: they return gradients and new values, and whoever called them applies those.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_sg import _keras, dtypes, owners, reports, weights
+from keras_sg.interface import Interface
+from keras_sg.modules.engine import differentiate
+from keras_sg.modules.parting import Module, part
+from keras_sg.step import Lesson, Step
+from keras_sg.trainers import lessons as taught
+from keras_sg.types import Nested, Tensor, Variable
+from keras_sg.weights import OutputWeight
+
+Values = list[Tensor]
+
+
+class Passed(NamedTuple):
+    """What passes from one module to the next: a tensor, and Keras's mask of it or None."""
+
+    tensor: Tensor
+    mask: Tensor | None
+
+
+class Given(NamedTuple):
+    """What a batch hands to every module: labels, and by output of the model the weights of its examples.
+
+    Of a weight without a value, all examples count once.
+    """
+
+    labels: Nested
+    weights: tuple[Tensor | None, ...]
+
+
+def given(model: keras.Model, y: Nested, sample_weight: Nested) -> Given:
+    """What a batch hands to every module of a model.
+
+    Args:
+        model: the compiled `DecoupledModel`.
+        y, sample_weight: of the batch, as `fit` received them, in tensors.
+    """
+    found = taught.given(model, y, sample_weight)
+    conditional = any(interface.label for interface in model.interfaces)
+    return Given(found["labels"] if conditional else None, tuple(w.value for w in found["weights"]))
+
+
+class Batch(NamedTuple):
+    """What only the last module sees of a batch, as `fit` received it."""
+
+    x: Nested
+    y: Nested
+    sample_weight: Nested
+
+
+class Ran(NamedTuple):
+    """What `run` returns.
+
+    `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`, None
+    at an interface that predicts none). `arrived` are the gradients at what came from the module below, in its
+    dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and `metrics` the
+    values of other variables, None of those that did not move; `loss` the module's share of the training loss,
+    unscaled. The last module has the model's outputs, `y_pred`, and where a synthetic loss is to learn from it,
+    the loss of each example.
+    """
+
+    outputs: list[Passed]
+    values: list[Tensor | None]
+    arrived: list[Tensor | None]
+    updates: list[Tensor | None]
+    fixed: list[Tensor | None]
+    metrics: list[Tensor | None]
+    loss: Tensor
+    y_pred: Nested
+    example_loss: Tensor | None
+
+
+class Program:
+    """What one module does with a batch.
+
+    Args:
+        model: the compiled `DecoupledModel`.
+        module: a module of it.
+        below: the interfaces of the module below.
+
+    Attributes:
+        trained: list of the module's variables that are trained, those of synthesizers not among them.
+        taught: by interface, the list of the trained variables of its synthesizer.
+        fixed: list of all other variables of the module.
+        metrics: list of the variables of the metrics that it updates.
+    """
+
+    def __init__(self, model: keras.Model, module: Module, below: Sequence[Interface]) -> None:
+        self.model, self.module, self.network = model, module, module.network
+        self.last = not module.interfaces
+        self._needed = [interface.fits_gradient for interface in below]
+        self._teaches_losses = any(interface.predicts_loss for interface in model.interfaces)
+        self._shares = [share for _, share in _keras.losses_of_outputs(model)]
+        self._ignored = weights.ignored(model)
+        trainable = self.network.trainable_variables
+        self.trained = [variable for variable in trainable if not owners.of_synthesizer(variable)]
+        self.taught = [list(interface.synthesizer.trainable_variables) for interface in module.interfaces]
+        self.fixed = list(self.network.non_trainable_variables)
+        self.metrics: list[Variable] = list((model if self.last else self.network).metrics_variables)
+
+    def run(
+        self,
+        trained: Values,
+        taught_values: list[Values],
+        fixed: Values,
+        metrics: Values,
+        inputs: Values,
+        below: list[Passed],
+        given: Given,
+        scale: Tensor,
+        batch: Batch | None,
+    ) -> Ran:
+        """One batch through the module and back.
+
+        Args:
+            trained, taught_values, fixed, metrics: values of the variables, in the order of the attributes.
+            inputs: the inputs of the model that the module takes.
+            below: what comes from the module below.
+            given: labels and weights.
+            scale: what the optimizer multiplies losses by, a scalar.
+            batch: the batch, for the last module; None for others.
+        """
+        sources = [passed.tensor for passed, needed in zip(below, self._needed) if needed]
+
+        def descend(sources: Values) -> tuple[Tensor, Any]:
+            values, arriving = sources[: len(trained)], iter(sources[len(trained) :])
+            taken = [
+                _keras.with_mask(next(arriving) if needed else passed.tensor, passed.mask)
+                for passed, needed in zip(below, self._needed)
+            ]
+            step = self._step(given)
+            with self._scope(values, taught_values, fixed, metrics) as scope:
+                states = [*self.fixed, *self.metrics]
+                before = [scope.get_current_value(variable) for variable in states]
+                found = self.network([*inputs, *taken], training=True, decoupled_step=step)
+                losses = self.network.losses
+                example_loss, loss = None, sum(map(ops.sum, losses), 0.0)
+                if batch is not None:
+                    loss, example_loss = self._loss(batch, found, losses, metrics)
+            after = [scope.get_current_value(variable) for variable in states]
+            moved = [None if new is old else new for new, old in zip(after, before)]
+            outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
+            predicted = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
+            ran = Ran(
+                outputs=outputs,
+                values=[predicted.get(id(interface)) for interface in self.module.interfaces],
+                arrived=[],
+                updates=[],
+                fixed=moved[: len(fixed)],
+                metrics=moved[len(fixed) :],
+                loss=loss,
+                y_pred=found if self.last else None,
+                example_loss=example_loss,
+            )
+            self._check_met(step)
+            return loss * scale, ran
+
+        gradients, ran = differentiate(descend, [*trained, *sources])
+        arriving = iter(gradients[len(trained) :])
+        arrived = [next(arriving) if needed else None for needed in self._needed]
+        return ran._replace(arrived=arrived, updates=gradients[: len(trained)])
+
+    def learn(
+        self,
+        at: int,
+        taught_values: Values,
+        fixed: Values,
+        h: Passed,
+        given: Given,
+        arrived: Tensor | None,
+        value: Tensor | None,
+        scale: Tensor,
+        rest: bool = False,
+    ) -> tuple[list[Tensor | None], list[reports.Measure]]:
+        """What the synthesizer of an interface learns from the target that comes from above.
+
+        Args:
+            at: index of the interface in the module.
+            taught_values: values of the synthesizer's trained variables.
+            fixed: values of the module's other variables, as they were before `run` on this batch.
+            h: the interface in that batch.
+            given: its labels and weights.
+            arrived: the gradient that arrived at `h`, or None where the synthesizer regresses on none.
+            value: the loss that comes from above, `(batch,)`, or None where it predicts none.
+            scale: what the optimizer multiplies losses by, a scalar.
+            rest: whether the synthesizer rests, and is only measured.
+
+        Returns:
+            Tuple of the gradients of the synthesizer's variables and what there is to report.
+        """
+        interface = self.module.interfaces[at]
+        taught_variables = self.taught[at]
+
+        def descend(values: Values) -> tuple[Tensor, Any]:
+            step = self._step(given)
+            pairs = [*zip(taught_variables, values), *zip(self.fixed, fixed)]
+            with _keras.scope_with(pairs):
+                tensor = interface.meet(_keras.with_mask(h.tensor, h.mask), step)
+                own = interface.synthesizer.losses
+            (met,) = step.gradients
+            lessons: list[Lesson] = []
+            total = scale * (ops.cast(met.anchor, scale.dtype) + sum(map(ops.sum, own), 0.0))
+            if step.losses:
+                lessons = taught.loss_lessons(step, value, scale)
+                total += scale * sum(ops.cast(lesson.loss, scale.dtype) for lesson in lessons)
+            lessons += taught.gradient_lessons([met], [(arrived, scale)])
+            if arrived is not None:
+                # So that at `h` arrives what arrived, and at the anchor the scale.
+                total += ops.sum(ops.cast(tensor * arrived, dtypes.wide(tensor.dtype)))
+            return total, [reports.measure(lesson) for lesson in lessons]
+
+        if rest or not taught_variables:
+            return [None for _ in taught_variables], descend(taught_values)[1]
+        return differentiate(descend, taught_values)
+
+    def _step(self, given: Given) -> Step:
+        found = [OutputWeight(value, share) for value, share in zip(given.weights, self._shares)]
+        return Step(given.labels, None, False, self._ignored, found, self.model.outputs_of_interfaces)
+
+    def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:
+        synthesizers = [
+            pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)
+        ]
+        pairs = [*zip(self.trained, trained), *synthesizers, *zip(self.fixed, fixed)]
+        return _keras.scope_with([*pairs, *zip(self.metrics, metrics)])
+
+    def _loss(
+        self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values
+    ) -> tuple[Tensor, Tensor | None]:
+        """The last module's share of the training loss, and the loss of each example, if it is needed."""
+        with _keras.adding(self.model, losses):
+            loss = _keras.compute_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
+        if not self._teaches_losses:
+            return loss, None
+        constant = keras.tree.map_structure(ops.stop_gradient, y_pred)
+        ones = taught.weights_of_examples(self.model, batch.y, batch.sample_weight, constant)
+
+        def loss_of(flat: Values) -> tuple[Tensor, Any]:
+            packed = keras.tree.pack_sequence_as(ones, flat)
+            with _keras.scope_with(zip(self.metrics, metrics)), _keras.adding(self.model, []):
+                return _keras.compute_loss(self.model, batch.x, batch.y, constant, packed), ()
+
+        flat = keras.tree.flatten(ones)
+        derivatives, _ = differentiate(loss_of, flat)
+        examples = taught.batch_size(keras.tree.flatten(y_pred))
+        return loss, taught.shares_of_examples(self.model, flat, derivatives, examples)
+
+    def _check_met(self, step: Step) -> None:
+        """Raise `ValueError` unless the module's interfaces took part in its forward pass."""
+        met = {id(prediction.interface) for prediction in step.gradients}
+        idle = [interface.name for interface in self.module.interfaces if id(interface) not in met]
+        if idle:
+            raise ValueError(
+                f"The interfaces {idle} took no part in the training step: they are called with "
+                "training=False, so true gradients would have to pass, which a module that runs by itself "
+                "does not wait for. Call them without it, or train with schedule='together'."
+            )
+
+
+def programs(model: keras.Model) -> list[Program]:
+    """The programs of a compiled model's modules, in their order."""
+    modules = part(model)
+    below: list[tuple[Interface, ...]] = [(), *(module.interfaces for module in modules)]
+    return [Program(model, module, interfaces) for module, interfaces in zip(modules, below)]

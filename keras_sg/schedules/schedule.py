@@ -1,0 +1,75 @@
+"""What a schedule is."""
+
+from typing import Any
+
+import keras
+
+from keras_sg import replicas
+from keras_sg.trainers import Trainer
+from keras_sg.types import Logs, Nested
+
+
+class Runner:
+    """Trains one model by a schedule; made anew whenever training functions are."""
+
+    def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
+        """Take one batch.
+
+        Args:
+            state: on JAX, what Keras hands to a training step: the values of the model's variables. Elsewhere
+                None: the variables have their values.
+            data: the batch, as Keras hands it to a training step.
+
+        Returns:
+            Tuple of the logs and, on JAX, the state after the step.
+        """
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """Wait until nothing is in flight and the model's variables have their values."""
+
+
+class Schedule:
+    """When and where the modules of a model run."""
+
+    def check(self, model: keras.Model) -> None:
+        """Raise `ValueError` if the schedule cannot serve a compiled model."""
+
+    def start(self, model: keras.Model) -> Runner | None:
+        """What trains a model by this schedule; None: the model's own training step."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Together(Schedule):
+    """One program holds the whole network, forward and back."""
+
+
+def check_modules(model: keras.Model, name: str) -> None:
+    """Raise `ValueError` unless the modules of a compiled model can each run by themselves.
+
+    Args:
+        model: the compiled model.
+        name: the schedule's, for the error.
+    """
+    out = f"Train with schedule='together'. Received: schedule={name!r} "
+    for interface in model.interfaces:
+        if interface.mix_moves or interface.mix != 1.0:
+            raise ValueError(
+                f"At interface {interface.name!r} a share of the true gradient passes (mix={interface.mix}"
+                f"{', and it moves' if interface.mix_moves else ''}), for which the module below would have to "
+                f"wait; modules run by themselves at mix=1. {out}and a mix below 1, or one that moved."
+            )
+    if replicas.distributed(model):
+        raise ValueError(
+            "Modules that run by themselves are not replicated: neither tf.distribute nor keras.distribution "
+            f"goes with them. {out}under a strategy."
+        )
+    if type(model).train_step is not Trainer.train_step:
+        raise ValueError(
+            f"Model {model.name!r} (of type {type(model).__name__}) has a train_step of its own, which takes the "
+            f"whole network through a batch. Override compute_loss or compute_metrics instead. {out}and such "
+            "a model."
+        )
