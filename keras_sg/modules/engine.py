@@ -4,6 +4,7 @@ Here the backend is asked for: neither is among Keras's operations.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,9 +69,8 @@ def compiled(function: Callable[..., Any], model: keras.Model, donated: tuple[in
 
     import tensorflow as tf
 
-    # A function object of its own: TensorFlow counts the traces of all methods of a class together.
-    alone = lambda *args: function(*args)
-    return tf.function(alone, jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
+    # TensorFlow counts the traces of all methods of a class together, and warns, but not those of partials.
+    return tf.function(functools.partial(function), jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
 
 
 def reader(model: keras.Model, state: Any) -> Callable[[list[Variable]], list[Tensor]]:
