@@ -3,8 +3,11 @@
 from keras_sg.modules.parting import Module as Module
 from keras_sg.modules.parting import part as part
 from keras_sg.modules.program import Batch as Batch
+from keras_sg.modules.program import Common as Common
 from keras_sg.modules.program import Given as Given
 from keras_sg.modules.program import Passed as Passed
 from keras_sg.modules.program import Program as Program
+from keras_sg.modules.program import common_of as common_of
 from keras_sg.modules.program import given as given
+from keras_sg.modules.program import needed_of as needed_of
 from keras_sg.modules.program import programs as programs

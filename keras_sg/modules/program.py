@@ -9,7 +9,7 @@ of: the module's network is called with a `Step`, its interfaces exchange gradie
 Neither moves a variable: they return gradients and new values, and whoever called them applies those.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -86,13 +86,28 @@ class Ran(NamedTuple):
     example_loss: Tensor | None
 
 
+class Common(NamedTuple):
+    """What the programs of a model's modules have in common.
+
+    `shares` says of each output of the model what its loss is multiplied by, `ignored` which classes stand for
+    "no label", `reached` by the id of an interface which outputs it leads to, and `predicts_losses` whether an
+    interface of the model learns from the loss of each example.
+    """
+
+    shares: tuple[float, ...]
+    ignored: tuple[int, ...]
+    reached: Mapping[int, Sequence[int]]
+    predicts_losses: bool
+
+
 class Program:
     """What one module does with a batch.
 
     Args:
-        model: the compiled `DecoupledModel`.
-        module: a module of it.
-        below: the interfaces of the module below.
+        module: the module.
+        needed: by tensor from the module below, whether the gradient that arrives there is needed.
+        common: what all modules of the model know.
+        head: the compiled model that the loss and the metrics are those of; of the last module only.
 
     Attributes:
         trained: list of the module's variables that are trained, those of synthesizers not among them.
@@ -101,18 +116,21 @@ class Program:
         metrics: list of the variables of the metrics that it updates.
     """
 
-    def __init__(self, model: keras.Model, module: Module, below: Sequence[Interface]) -> None:
-        self.model, self.module, self.network = model, module, module.network
-        self.last = not module.interfaces
-        self._needed = [interface.fits_gradient for interface in below]
-        self._teaches_losses = any(interface.predicts_loss for interface in model.interfaces)
-        self._shares = [share for _, share in _keras.losses_of_outputs(model)]
-        self._ignored = weights.ignored(model)
+    def __init__(
+        self, module: Module, needed: Sequence[bool], common: Common, head: keras.Model | None
+    ) -> None:
+        self.module, self.network, self.head = module, module.network, head
+        self._needed, self._common = needed, common
         trainable = self.network.trainable_variables
         self.trained = [variable for variable in trainable if not owners.of_synthesizer(variable)]
         self.taught = [list(interface.synthesizer.trainable_variables) for interface in module.interfaces]
         self.fixed = list(self.network.non_trainable_variables)
-        self.metrics: list[Variable] = list((model if self.last else self.network).metrics_variables)
+        self.metrics: list[Variable] = list((head or self.network).metrics_variables)
+
+    @property
+    def last(self) -> bool:
+        """Whether this is the module that ends in the loss."""
+        return not self.module.interfaces
 
     def run(
         self,
@@ -230,8 +248,8 @@ class Program:
         return differentiate(descend, taught_values)
 
     def _step(self, given: Given) -> Step:
-        found = [OutputWeight(value, share) for value, share in zip(given.weights, self._shares)]
-        return Step(given.labels, None, False, self._ignored, found, self.model.outputs_of_interfaces)
+        found = [OutputWeight(value, share) for value, share in zip(given.weights, self._common.shares)]
+        return Step(given.labels, None, False, self._common.ignored, found, self._common.reached)
 
     def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:
         synthesizers = [
@@ -244,22 +262,22 @@ class Program:
         self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values
     ) -> tuple[Tensor, Tensor | None]:
         """The last module's share of the training loss, and the loss of each example, if it is needed."""
-        with _keras.adding(self.model, losses):
-            loss = _keras.compute_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
-        if not self._teaches_losses:
+        with _keras.adding(self.head, losses):
+            loss = _keras.compute_loss(self.head, batch.x, batch.y, y_pred, batch.sample_weight)
+        if not self._common.predicts_losses:
             return loss, None
         constant = keras.tree.map_structure(ops.stop_gradient, y_pred)
-        ones = taught.weights_of_examples(self.model, batch.y, batch.sample_weight, constant)
+        ones = taught.weights_of_examples(self.head, batch.y, batch.sample_weight, constant)
 
         def loss_of(flat: Values) -> tuple[Tensor, Any]:
             packed = keras.tree.pack_sequence_as(ones, flat)
-            with _keras.scope_with(zip(self.metrics, metrics)), _keras.adding(self.model, []):
-                return _keras.compute_loss(self.model, batch.x, batch.y, constant, packed), ()
+            with _keras.scope_with(zip(self.metrics, metrics)), _keras.adding(self.head, []):
+                return _keras.compute_loss(self.head, batch.x, batch.y, constant, packed), ()
 
         flat = keras.tree.flatten(ones)
         derivatives, _ = differentiate(loss_of, flat)
         examples = taught.batch_size(keras.tree.flatten(y_pred))
-        return loss, taught.shares_of_examples(self.model, flat, derivatives, examples)
+        return loss, taught.shares_of_examples(self.head, flat, derivatives, examples)
 
     def _check_met(self, step: Step) -> None:
         """Raise `ValueError` unless the module's interfaces took part in its forward pass."""
@@ -273,8 +291,26 @@ class Program:
             )
 
 
+def common_of(model: keras.Model) -> Common:
+    """What the programs of a compiled model's modules have in common."""
+    return Common(
+        shares=tuple(share for _, share in _keras.losses_of_outputs(model)),
+        ignored=weights.ignored(model),
+        reached={key: sorted(found) for key, found in model.outputs_of_interfaces.items()},
+        predicts_losses=any(interface.predicts_loss for interface in model.interfaces),
+    )
+
+
 def programs(model: keras.Model) -> list[Program]:
     """The programs of a compiled model's modules, in their order."""
-    modules = part(model)
+    modules, common = part(model), common_of(model)
     below: list[tuple[Interface, ...]] = [(), *(module.interfaces for module in modules)]
-    return [Program(model, module, interfaces) for module, interfaces in zip(modules, below)]
+    return [
+        Program(module, needed_of(interfaces), common, None if module.interfaces else model)
+        for module, interfaces in zip(modules, below)
+    ]
+
+
+def needed_of(below: Sequence[Interface]) -> tuple[bool, ...]:
+    """By interface of the module below, whether the gradient that arrives there is needed."""
+    return tuple(interface.fits_gradient for interface in below)
