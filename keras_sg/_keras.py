@@ -237,6 +237,38 @@ def common_state(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
     return [found for found in vars(optimizer).values() if isinstance(found, keras.Variable)]
 
 
+def count_of(optimizer: keras.optimizers.Optimizer) -> Variable:
+    """The variable in which an optimizer counts its steps, those in which it accumulates among them."""
+    return optimizer._iterations
+
+
+def weights_without_decay(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer was told to leave some weights out of its decay, which is in no configuration."""
+    names = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+    return any(getattr(optimizer, name, None) for name in names)
+
+
+def metrics_of_batches(model: keras.Model, others: Iterable[keras.metrics.Metric]) -> list[Variable]:
+    """The variables of the metrics that see a batch's targets: those that a model was compiled with, and its own.
+
+    Neither that of the total loss, nor those of its layers, nor `others`.
+    """
+    out = {id(model._loss_tracker), *map(id, others)}
+    own = [metric for metric in model._get_own_metrics() if id(metric) not in out]
+    return [variable for metric in own for variable in metric.variables]
+
+
+def set_state(model: keras.Model, state: tuple[list[Tensor], ...]) -> None:
+    """On JAX, have `jax_state_sync` give a model's variables the values in a state.
+
+    Args:
+        model: the model, in a training step.
+        state: the values of the trainable and the other variables, the optimizer's and the metrics'.
+    """
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    model._jax_state = {f"{kind}_variables": values for kind, values in zip(kinds, state)}
+
+
 @contextlib.contextmanager
 def clipping(optimizer: keras.optimizers.Optimizer, clip: Callable[..., list[Tensor]]) -> Iterator[None]:
     """Within, an optimizer clips gradients as `clip` does.

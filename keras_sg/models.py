@@ -113,6 +113,7 @@ class DecoupledModel(Trainer, keras.Model):
         self._reports = reports.metrics_of(self.interfaces, self._keys, each)
         self._report = True
         self.labels_are_checked = False
+        self.one_batch = False
         self.schedule: schedules.Schedule = schedules.Together()
         self.runner: schedules.Runner | None = None
         self._mix_moves: list[bool] = []
@@ -133,6 +134,11 @@ class DecoupledModel(Trainer, keras.Model):
                 for interface in interfaces_in(layer) if isinstance(layer, keras.Layer) else ():
                     reached[id(interface)].add(i)
         return reached
+
+    @property
+    def interface_metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that say how well the synthesizers do."""
+        return list(self._reports.values())
 
     def key_of(self, interface: Interface) -> str:
         """What everything that is reported of an interface begins with: its name.
@@ -244,6 +250,16 @@ class DecoupledModel(Trainer, keras.Model):
             return super().fit(x, y, *args, **kwargs)
         finally:
             self.labels_are_checked = False
+            if self.runner is not None:
+                self.runner.abandon()
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch, as `keras.Model.train_on_batch` does; nothing is in flight after it."""
+        self.one_batch = True
+        try:
+            return super().train_on_batch(*args, **kwargs)
+        finally:
+            self.one_batch = False
 
     def interface_gradients(
         self, x: Any, y: Nested = None, sample_weight: Nested = None
@@ -307,6 +323,7 @@ class DecoupledModel(Trainer, keras.Model):
     ) -> None:
         """Save, as `keras.Model.save` does; what cannot be written is found before a file is touched."""
         json.dumps(keras.saving.serialize_keras_object(self))
+        self.drain()
         if str(filepath).endswith((".h5", ".hdf5")):
             warnings.warn(
                 "Keras's legacy HDF5 files do not say where classes come from, nor do they hold the state of "
@@ -329,6 +346,19 @@ class DecoupledModel(Trainer, keras.Model):
                 "this model; for others, cut this model as that one was, with the same synthesizers. "
                 f"Received: {error}"
             ) from error
+
+    def drain(self) -> None:
+        """Wait until no batch is in flight, and the variables have their values.
+
+        At the end of an epoch nothing is, whatever the schedule; within one, look at the weights after this.
+        """
+        if self.runner is not None:
+            self.runner.drain()
+
+    def save_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save weights, as `keras.Model.save_weights` does."""
+        self.drain()
+        super().save_weights(filepath, *args, **kwargs)
 
     def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Export the plain network, as `keras.Model.export` does: synthesizers take no part in predictions.

@@ -96,3 +96,32 @@ def loss_scale(model: keras.Model, read: Callable[[list[Variable]], list[Tensor]
         scope = keras.StatelessScope(zip(optimizer.variables, read(optimizer.variables)))
     with scope:
         return ops.convert_to_tensor(optimizer.scale_loss(1.0), keras.config.floatx())
+
+
+def applied(
+    optimizer: keras.optimizers.Optimizer, variables: list[Variable], model: keras.Model
+) -> Callable[..., tuple[list[Tensor], list[Tensor]] | None]:
+    """A function that updates some weights: from values of the optimizer's state, gradients, and weights.
+
+    On JAX it returns the new values of the weights and of the state, and takes the memory of the old ones;
+    elsewhere it moves the variables, and returns None.
+    """
+    if keras.backend.backend() == "jax":
+        return compiled(optimizer.stateless_apply, model, donated=(0, 2))
+
+    def apply(state: list[Tensor], gradients: list[Tensor | None], values: list[Tensor]) -> None:
+        optimizer.apply(gradients, variables)
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()(apply)
+
+    from keras_sg.trainers import tensorflow_adam
+
+    def fused(state: list[Tensor], gradients: list[Tensor | None], values: list[Tensor]) -> None:
+        with tensorflow_adam.fused(optimizer):
+            apply(state, gradients, values)
+
+    run = compiled(fused, model)
+    return lambda state, gradients, values: run([], gradients, [])

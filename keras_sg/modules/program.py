@@ -9,6 +9,7 @@ of: the module's network is called with a `Step`, its interfaces exchange gradie
 Neither moves a variable: they return gradients and new values, and whoever called them applies those.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,7 +114,6 @@ class Program:
         trained: list of the module's variables that are trained, those of synthesizers not among them.
         taught: by interface, the list of the trained variables of its synthesizer.
         fixed: list of all other variables of the module.
-        metrics: list of the variables of the metrics that it updates.
     """
 
     def __init__(
@@ -125,7 +125,13 @@ class Program:
         self.trained = [variable for variable in trainable if not owners.of_synthesizer(variable)]
         self.taught = [list(interface.synthesizer.trainable_variables) for interface in module.interfaces]
         self.fixed = list(self.network.non_trainable_variables)
-        self.metrics: list[Variable] = list((head or self.network).metrics_variables)
+
+    @functools.cached_property
+    def metrics(self) -> list[Variable]:
+        """The variables of the metrics that it updates, which are made before the first step."""
+        if self.head is None:
+            return list(self.network.metrics_variables)
+        return _keras.metrics_of_batches(self.head, getattr(self.head, "interface_metrics", ()))
 
     @property
     def last(self) -> bool:

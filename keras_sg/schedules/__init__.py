@@ -2,6 +2,7 @@
 
     "together"   one program holds the whole network (the default)
     "in_turn"    module after module on one device: the same numbers in less memory
+    SideBySide   every module on its own device, each at work on its own batch
 
 A schedule is an execution option, as `jit_compile` is: it is not saved with a model.
 """
@@ -11,6 +12,7 @@ from typing import TypeAlias
 from keras_sg.schedules.in_turn import InTurn as InTurn
 from keras_sg.schedules.schedule import Schedule as Schedule
 from keras_sg.schedules.schedule import Together as Together
+from keras_sg.schedules.side_by_side import SideBySide as SideBySide
 
 Identifier: TypeAlias = str | Schedule
 

@@ -25,8 +25,15 @@ class Runner:
         """
         raise NotImplementedError
 
-    def drain(self) -> None:
-        """Wait until nothing is in flight and the model's variables have their values."""
+    def drain(self) -> Any:
+        """Wait until nothing is in flight.
+
+        Returns:
+            On JAX the state, if something was in flight; else None. Elsewhere the variables have their values.
+        """
+
+    def abandon(self) -> None:
+        """Drop what is still in flight, as it is after an error."""
 
 
 class Schedule:

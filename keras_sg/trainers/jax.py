@@ -68,6 +68,13 @@ class JaxTrainer(Mixin):
             logs, state = self.runner.step(state, data)
         return logs, state
 
+    def jax_state_sync(self) -> None:
+        """Give the variables their values, as Keras's own does; before that, wait for what is in flight."""
+        state = self.runner.drain() if self.runner is not None else None
+        if state is not None:
+            _keras.set_state(self, state)
+        super().jax_state_sync()
+
     def _with_known_labels(self, data: Nested) -> Nested:
         """A batch on its way into the compiled step, which cannot say what is wrong with labels."""
         _, y, _ = keras.utils.unpack_x_y_sample_weight(data)

@@ -1,0 +1,73 @@
+"""An optimizer's share of one module: an optimizer of the same kind, with the state that belongs to its weights."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_sg import _keras
+from keras_sg.types import Config, Variable
+
+State = dict[str, list[Variable]]
+
+
+class Part:
+    """The share that one of a model's optimizers has of some weights.
+
+    Attributes:
+        optimizer: an optimizer of the same configuration, built for them.
+        variables: list of the weights.
+        slots: its state, see `slots`.
+    """
+
+    def __init__(self, config: Config, variables: list[Variable]) -> None:
+        self.optimizer = keras.optimizers.deserialize(config)
+        self.variables = variables
+        self.optimizer.build(variables)
+        self.slots = slots(self.optimizer, variables)
+
+
+def slots(optimizer: keras.optimizers.Optimizer, variables: list[Variable]) -> State:
+    """The variables that a built optimizer has for some weights, and those that it has for all together.
+
+    Args:
+        optimizer: an optimizer that wraps no others.
+        variables: weights that it was built for, some of them or all.
+
+    Returns:
+        Dictionary from the optimizer's own name for them to lists: of one for each weight, or of a single one.
+
+    Raises:
+        ValueError: it has some that belong to no one weight.
+    """
+    places = {id(variable): i for i, variable in enumerate(_keras.built_for(optimizer))}
+    state = {id(variable) for variable in optimizer.variables}
+    found: State = {}
+    told: set[int] = set()
+    for name, value in vars(optimizer).items():
+        if id(value) in state:
+            found[name] = [value]
+            told.add(id(value))
+        elif name != "_variables" and isinstance(value, list) and len(value) == len(places):
+            if all(id(part) in state for part in value):
+                found[name] = [value[places[id(variable)]] for variable in variables]
+                told.update(map(id, value))
+    missing = [variable.path for variable in optimizer.variables if id(variable) not in told]
+    if missing:
+        raise ValueError(
+            f"The state of optimizer {optimizer.name!r} (of type {type(optimizer).__name__}) cannot be parted "
+            "among modules, for some of it belongs to no one weight. Use another, such as Adam or SGD, or a "
+            f"schedule that keeps it whole ('together', 'in_turn'). Received: the state {missing}."
+        )
+    return found
+
+
+def split(
+    optimizer: keras.optimizers.Optimizer, variables: list[Variable]
+) -> Iterator[tuple[keras.optimizers.Optimizer, list[Variable]]]:
+    """The optimizers in a model's that update some weights, each with those that it updates."""
+    inner = _keras.inner_optimizer(optimizer)
+    for single in _keras.single_optimizers(optimizer):
+        own = [v for v in variables if single is inner or _keras.optimizer_of(inner, v) is single]
+        if own:
+            yield single, own

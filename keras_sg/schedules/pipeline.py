@@ -1,0 +1,308 @@
+"""What drives a model's workers under `fit`: batches in, ticks, reports and values out."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_sg import _keras, batches
+from keras_sg.modules import Batch, Program, given, part, programs
+from keras_sg.modules.engine import loss_scale, reader
+from keras_sg.modules.optimizers import slots, split
+from keras_sg.reports import Measure
+from keras_sg.schedules.schedule import Runner, Schedule, check_modules
+from keras_sg.schedules.ticks import Ticks
+from keras_sg.schedules.worker import Feed, Report, Values
+from keras_sg.types import Config, Logs, Nested, Tensor, Variable
+
+Share = tuple[keras.optimizers.Optimizer, list[Variable]]
+
+
+class Engine(NamedTuple):
+    """What carries out a schedule: how workers are made, and what their promises are.
+
+    `start` makes the workers, of the model, its programs and the configurations of their optimizers. `fetch`
+    waits for a promise and returns what it promised; `is_there` says whether that takes no time.
+    """
+
+    start: Callable[[keras.Model, list[Program], list[Any]], Sequence[Any]]
+    fetch: Callable[[Any], Any]
+    is_there: Callable[[Any], bool]
+
+
+class Pipeline(Runner):
+    """Trains a model by workers side by side.
+
+    Args:
+        model: the compiled model.
+        schedule: the schedule, whose `slack`, `max_delay` and `name` it is.
+        engine: what carries it out.
+    """
+
+    def __init__(self, model: keras.Model, schedule: "Pipelined", engine: Engine) -> None:
+        self._model, self._schedule, self._engine = model, schedule, engine
+        self._programs = programs(model)
+        self._configs = [configurations(model.optimizer, program) for program in self._programs]
+        self._workers: Sequence[Any] = ()
+        self._flight: _Flight | None = None
+        self._dropped: keras.metrics.Metric | None = None
+
+    def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
+        model = self._model
+        check_modules(model, self._schedule.name)
+        data = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_tensor(x), data)
+        batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
+        if not model.labels_are_checked:
+            batches.check_labels(model, batch.y)
+        if self._flight is None:
+            _keras.make_metrics(model, *batch)
+            self._flight = self._begin(state)
+        try:
+            self._flight.feed(batch)
+        except BaseException:
+            self._flight.lost = True
+            raise
+        if model.one_batch:
+            flight, state = self._flight, self.drain()
+            return flight.logs(), state
+        return self._flight.logs(), state
+
+    def _begin(self, state: Any) -> "_Flight":
+        model, read = self._model, reader(self._model, state)
+        if not self._workers:
+            self._workers = self._engine.start(model, self._programs, self._configs)
+        for worker, program in zip(self._workers, self._programs):
+            owned = [
+                {name: read(found) for name, found in slots(*share).items()}
+                for share in shares_of(model.optimizer, program)
+            ]
+            taught = list(map(read, program.taught))
+            worker.load(
+                Values(read(program.trained), taught, read(program.fixed), read(program.metrics), owned)
+            )
+        ticks = Ticks(
+            self._workers, self._schedule.slack, self._schedule.max_delay, self._engine.is_there
+        )
+        return _Flight(model, self._programs, ticks, self._engine.fetch, state)
+
+    def drain(self) -> Any:
+        flight, model = self._flight, self._model
+        if flight is None:
+            return None
+        if flight.lost:  # what is known is what was before it
+            self._flight = None
+            return flight.state
+        flight.land()
+        found: list[tuple[Variable, Tensor]] = []
+        for program, promise in zip(self._programs, [worker.values() for worker in self._workers]):
+            values: Values = self._engine.fetch(promise)
+            found += zip([*program.trained, *program.fixed], [*values.trained, *values.fixed], strict=True)
+            for owned, new in zip(program.taught, values.taught, strict=True):
+                found += zip(owned, new, strict=True)
+            for share, state in zip(shares_of(model.optimizer, program), values.slots, strict=True):
+                for name, owned in slots(*share).items():
+                    found += zip(owned, state[name], strict=True)
+        found += flight.scores()
+        read = reader(model, flight.state)
+        found += [(count, read([count])[0] + flight.length) for count in _counts_around(model)]
+        self._flight = None
+        if flight.state is None:
+            for variable, value in found:
+                variable.assign(value)
+            return None
+        new = {id(variable): value for variable, value in found}
+        return tuple(
+            [_placed(new.get(id(variable), old), old) for variable, old in zip(owned, values)]
+            for owned, values in zip(model.owned_variables(), flight.state)
+        )
+
+    def abandon(self) -> None:
+        self._flight = None
+
+
+class _Flight:
+    """Batches in flight, from the first that is fed until all have landed.
+
+    Attributes:
+        state: on JAX, the state before it; else None.
+        length: how many batches have been fed.
+        lost: whether it ended in an error.
+    """
+
+    lost = False
+
+    def __init__(
+        self, model: keras.Model, programs: list[Program], ticks: Ticks, fetch: Callable[[Any], Any], state: Any
+    ) -> None:
+        self.state, self._model, self._programs, self._ticks, self._fetch = state, model, programs, ticks, fetch
+        read = reader(model, state)
+        (before,) = read([_keras.count_of(_keras.single_optimizers(model.optimizer)[-1])])
+        self._before = int(ops.convert_to_numpy(before))
+        self._scale = float(ops.convert_to_numpy(loss_scale(model, read)))
+        self._sizes: list[int] = []
+        # So many ticks are asked for before the oldest must be done.
+        self._ahead = 2 + ticks.depth
+        self._reports: deque[list[tuple[int, int | None, Any]]] = deque()
+        self._losses: dict[int, list[Tensor]] = defaultdict(list)
+        self._metrics = list(model.metrics_variables)
+        self._scores = [ops.copy(value) for value in read(self._metrics)]
+
+    @property
+    def length(self) -> int:
+        return len(self._sizes)
+
+    def feed(self, batch: Batch) -> None:
+        """Take in a batch, and all modules through one tick."""
+        inputs = _keras.inputs_of(self._model, batch.x)
+        labels = given(self._model, batch.y, batch.sample_weight)
+        self._sizes.append(int(next(x for x in inputs if x is not None).shape[0]))
+        count = self._before + self.length - 1
+        self._advance(
+            [
+                Feed(
+                    count,
+                    [inputs[i] for i in program.module.inputs],
+                    labels,
+                    self._scale,
+                    batch if program.last else None,
+                )
+                for program in self._programs
+            ]
+        )
+
+    def land(self) -> None:
+        """Go on until nothing is in flight."""
+        while self._ticks.busy:
+            self._advance()
+        self._ahead = 0
+        self._read_reports()
+
+    def _advance(self, feeds: list[Feed] | None = None) -> None:
+        self._reports.append(self._ticks.advance(feeds))
+        self._read_reports()
+
+    def _read_reports(self) -> None:
+        while len(self._reports) > self._ahead:
+            for k, number, promise in self._reports.popleft():
+                self._read_report(self._programs[k], number, self._fetch(promise))
+
+    def _read_report(self, program: Program, number: int | None, report: Report) -> None:
+        """Bring the model's metrics up to date with what a module reports of a tick."""
+        model, told = self._model, dict(zip(map(id, program.metrics), report.metrics))
+        self._scores = [told.get(id(v), old) for v, old in zip(self._metrics, self._scores)]
+        if number is not None:
+            self._losses[number].append(report.loss)
+        with _keras.scope_with(zip(self._metrics, self._scores)) as scope:
+            if number is not None and program.last:
+                losses = map(ops.convert_to_tensor, self._losses.pop(number))
+                _keras.track_loss(model, sum(losses), self._sizes[number])
+            for of, at, measures in report.learned:
+                key = model.key_of(program.module.interfaces[at])
+                model.report([(key, measure) for measure in measures], self._sizes[of])
+            self._scores = [scope.get_current_value(variable) for variable in self._metrics]
+
+    def scores(self) -> list[tuple[Variable, Tensor]]:
+        """The model's metrics, and their values."""
+        return list(zip(self._metrics, self._scores))
+
+    def logs(self) -> Logs:
+        """What is known so far of the batches that were fed."""
+        with _keras.scope_with(self.scores()):
+            logs = self._model.get_metrics_result()
+        return logs
+
+
+class Pipelined(Schedule):
+    """What the schedules have in common by which modules work side by side.
+
+    Args:
+        slack: how many ticks more than one a message may travel.
+        max_delay: None, or how many ticks after a module ran a target may be late before it is dropped.
+    """
+
+    name = "side_by_side"
+
+    def __init__(self, slack: int = 0, max_delay: int | None = None) -> None:
+        least = 2 * (1 + slack) if _is_count(slack) else 2
+        if not _is_count(slack):
+            raise ValueError(
+                "`slack` is how many ticks more than one a message may travel, an integer of at least 0. "
+                f"Received: slack={slack!r} (of type {type(slack).__name__})."
+            )
+        if max_delay is not None and not (_is_count(max_delay) and max_delay >= least):
+            raise ValueError(
+                "`max_delay` is how many ticks after a module ran a target may be late before it is dropped, an "
+                f"integer of at least 2 (1 + slack), {least}, the ticks that messages take; or None. Received: "
+                f"max_delay={max_delay!r} (of type {type(max_delay).__name__})."
+            )
+        self.slack, self.max_delay = slack, max_delay
+
+    def check(self, model: keras.Model) -> None:
+        check_modules(model, self.name)
+        modules = part(model)
+        optimizer, out = model.optimizer, "Train with schedule='in_turn' or 'together'. Received:"
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                "Modules that work side by side cannot share a dynamic loss scale, which all gradients of a "
+                f"step move. Use the policy 'mixed_bfloat16', which needs none. {out} schedule={self.name!r} and "
+                "a LossScaleOptimizer."
+            )
+        for single in _keras.single_optimizers(optimizer):
+            if single.global_clipnorm:
+                raise ValueError(
+                    "Modules that work side by side know no norm of all gradients. Clip by weight (clipnorm, "
+                    f"clipvalue). {out} schedule={self.name!r} and global_clipnorm={single.global_clipnorm} in "
+                    f"{single.name!r}."
+                )
+            if _keras.weights_without_decay(single):
+                raise ValueError(
+                    f"What {single.name!r} was told to leave out of its weight decay (exclude_from_weight_decay) "
+                    f"cannot be handed to the modules' shares of it. {out} schedule={self.name!r}."
+                )
+        for below, above in zip(modules, modules[1:-1]):
+            lost = [cut.name for cut in below.interfaces if cut.predicts_loss]
+            if lost and not any(cut.predicts_loss for cut in above.interfaces):
+                raise ValueError(
+                    f"Interface {lost[0]!r} learns from the next predicted loss, and the next module predicts "
+                    f"none. Give both modules interfaces of one kind. {out} schedule={self.name!r}."
+                )
+
+
+def shares_of(optimizer: keras.optimizers.Optimizer, program: Program) -> list[Share]:
+    """The optimizers of a module's own weights and of each of its synthesizers', with those they update."""
+    return [share for owned in (program.trained, *program.taught) for share in split(optimizer, owned)]
+
+
+def configurations(
+    optimizer: keras.optimizers.Optimizer, program: Program
+) -> list[list[tuple[Config, list[int]]]]:
+    """What a worker makes its shares of, see `ModuleWorker`."""
+    found = []
+    for owned in (program.trained, *program.taught):
+        places = {id(variable): i for i, variable in enumerate(owned)}
+        found.append(
+            [
+                (keras.optimizers.serialize(single), [places[id(variable)] for variable in own])
+                for single, own in split(optimizer, owned)
+            ]
+        )
+    return found
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _counts_around(model: keras.Model) -> list[Variable]:
+    """The count of steps of an optimizer that wraps others: no module has a share of it."""
+    wraps = model.optimizer not in _keras.single_optimizers(model.optimizer)
+    return [_keras.count_of(model.optimizer)] if wraps else []
+
+
+def _placed(value: Tensor, like: Tensor) -> Tensor:
+    """A value where another is."""
+    import jax
+
+    return value if value is like else jax.device_put(value, like.sharding)

@@ -1,0 +1,242 @@
+"""One module at work by itself: its values, its share of the optimizers, and what it keeps of batches in flight."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_sg import _keras
+from keras_sg.modules import Batch, Given, Passed, Program
+from keras_sg.modules.engine import applied, compiled
+from keras_sg.modules.optimizers import Part
+from keras_sg.reports import Measure
+from keras_sg.schedules.ticks import Told
+from keras_sg.types import Config, Nested, Tensor, Variable
+
+Learned = list[tuple[int, int, list[Measure]]]
+
+
+class Feed(NamedTuple):
+    """What a module is to know of a batch, apart from what the module below passes on.
+
+    `count` is the number of steps before the batch, `scale` what the optimizer multiplies losses by; `batch` is
+    for the last module only.
+    """
+
+    count: int
+    inputs: list[Tensor]
+    given: Given
+    scale: float
+    batch: Batch | None
+
+
+class Report(NamedTuple):
+    """What a module reports of a tick.
+
+    `loss` is its share of the training loss of the batch that it ran, None if it ran none; `learned` the batch,
+    the interface's index and the measures of each lesson; `metrics` the values of its metrics.
+    """
+
+    loss: Tensor | None
+    learned: Learned
+    metrics: list[Tensor]
+
+
+class Values(NamedTuple):
+    """The values of all that a worker moves, in the order of its program's variables and of its parts' slots."""
+
+    trained: list[Tensor]
+    taught: list[list[Tensor]]
+    fixed: list[Tensor]
+    metrics: list[Tensor]
+    slots: list[dict[str, list[Tensor]]]
+
+
+class _Kept(NamedTuple):
+    """What a synthesizer's lesson needs of the batch that it is about."""
+
+    feed: Feed
+    outputs: list[Passed]
+    fixed: list[Tensor]
+
+
+class ModuleWorker:
+    """Runs one module: a `keras_sg.schedules.ticks.Worker`.
+
+    On JAX it holds the values of all variables itself, elsewhere the variables do.
+
+    Args:
+        program: the module's.
+        configs: configuration of the optimizers, by the module's own weights and by each of its interfaces'
+            synthesizers: a list of pairs of a configuration and the indices of the weights that it updates.
+        model: what says how to compile: its `jit_compile` and `run_eagerly`.
+        device: on JAX, the device to work on; None for the default.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        configs: Sequence[Sequence[tuple[Config, list[int]]]],
+        model: keras.Model,
+        device: Any = None,
+    ) -> None:
+        self.program, self._device = program, device
+        owned = [program.trained, *program.taught]
+        self.parts = [
+            [Part(config, [variables[i] for i in indices]) for config, indices in group]
+            for variables, group in zip(owned, configs, strict=True)
+        ]
+        self._now: dict[int, Tensor] = {}
+        self._kept: dict[int, _Kept] = {}
+        self._run = compiled(program.run, model)
+        self._learn = {
+            (at, rest): compiled(_lesson(program, at, rest), model)
+            for at in range(len(program.taught))
+            for rest in (False, True)
+        }
+        self._measure = compiled(self._measured, model)
+        self._apply = {id(part): applied(part.optimizer, part.variables, model) for part in self._all_parts()}
+
+    def _all_parts(self) -> list[Part]:
+        return [part for group in self.parts for part in group]
+
+    # Values
+
+    def _read(self, variables: list[Variable]) -> list[Tensor]:
+        if keras.backend.backend() == "jax":
+            return [self._now[id(variable)] for variable in variables]
+        return [variable.value for variable in variables]
+
+    def _write(self, variables: list[Variable], values: Sequence[Tensor | None]) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            if value is None:
+                continue
+            if keras.backend.backend() == "jax":
+                self._now[id(variable)] = value
+            else:
+                variable.assign(value)
+
+    def load(self, values: Values) -> None:
+        """Begin anew with these values, and nothing in flight."""
+        program = self.program
+        self._kept.clear()
+        owned = [program.trained, *program.taught, program.fixed, program.metrics]
+        given = [values.trained, *values.taught, values.fixed, values.metrics]
+        for part, slots in zip(self._all_parts(), values.slots, strict=True):
+            for name, variables in part.slots.items():
+                owned.append(variables)
+                given.append(slots[name])
+        for variables, new in zip(owned, given, strict=True):
+            self._write(variables, [self._here(value, copied=True) for value in new])
+
+    def values(self) -> Values:
+        """What has become of the values."""
+        program = self.program
+        slots = [
+            {name: self._read(variables) for name, variables in part.slots.items()} for part in self._all_parts()
+        ]
+        taught = list(map(self._read, program.taught))
+        return Values(
+            self._read(program.trained), taught, self._read(program.fixed), self._read(program.metrics), slots
+        )
+
+    def _here(self, tensor: Tensor | None, copied: bool = False) -> Tensor | None:
+        """A tensor from wherever it is, on this worker's device."""
+        if tensor is None:
+            return None
+        if keras.backend.backend() == "jax":
+            import jax
+
+            # What is donated to an update must be nobody else's.
+            return jax.device_put(jax.numpy.array(tensor, copy=True) if copied else tensor, self._device)
+        return ops.convert_to_tensor(tensor)
+
+    def _all_here(self, found: Nested) -> Nested:
+        return keras.tree.map_structure(self._here, found)
+
+    # Ticks
+
+    def tick(self, run: tuple[int, Any, Feed] | None, learn: tuple[int, Any] | None) -> Told:
+        told = self._take(*run) if run is not None else Told(None, None, None)
+        learned = self._teach(*learn) if learn is not None else []
+        return told._replace(report=Report(told.report, learned, self._read(self.program.metrics)))
+
+    def _take(self, number: int, below: list[Passed] | None, feed: Feed) -> Told:
+        program = self.program
+        below, inputs, given, batch = self._all_here((below or [], feed.inputs, feed.given, feed.batch))
+        feed = feed._replace(inputs=[], given=given, batch=None)
+        fixed, metrics = self._read(program.fixed), self._read(program.metrics)
+        taught = list(map(self._read, program.taught))
+        scale = ops.convert_to_tensor(feed.scale, keras.config.floatx())
+        ran = self._run(
+            self._read(program.trained), taught, fixed, metrics, inputs, below, given, scale, batch
+        )
+        self._write(program.fixed, ran.fixed)
+        for interface in program.module.interfaces:
+            if _rests(interface, feed):  # its statistics and seeds stay as they were
+                before = dict(zip(map(id, program.fixed), fixed))
+                held = interface.synthesizer.non_trainable_variables
+                self._write(held, [before[id(variable)] for variable in held])
+        self._write(program.metrics, ran.metrics)
+        if program.last:
+            self._write(program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred))
+        else:
+            self._kept[number] = _Kept(feed, ran.outputs, fixed)
+        self._update(self.parts[0], program.trained, ran.updates)
+        value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
+        return Told(ran.outputs, (ran.arrived, value), ran.loss)
+
+    def _teach(self, number: int, target: tuple[list[Tensor | None], Tensor | None]) -> Learned:
+        feed, outputs, fixed = self._kept.pop(number)
+        for old in [other for other in self._kept if other < number]:
+            del self._kept[old]  # whose targets were dropped
+        arrived, value = self._all_here(target)
+        scale = ops.convert_to_tensor(feed.scale, keras.config.floatx())
+        learned = []
+        for at, interface in enumerate(self.program.module.interfaces):
+            rest = _rests(interface, feed)
+            taught = self.program.taught[at]
+            updates, measures = self._learn[at, rest](
+                self._read(taught),
+                fixed,
+                outputs[at],
+                feed.given,
+                arrived[at],
+                value if interface.predicts_loss else None,
+                scale,
+            )
+            self._update(self.parts[1 + at], taught, updates)
+            learned.append((number, at, measures))
+        return learned
+
+    def _update(self, parts: list[Part], variables: list[Variable], updates: list[Tensor | None]) -> None:
+        found = dict(zip(map(id, variables), updates))
+        for part in parts:
+            own = [found[id(variable)] for variable in part.variables]
+            state = part.optimizer.variables
+            if all(gradient is None for gradient in own):
+                counting = _keras.count_of(part.optimizer)  # a step of rest counts
+                self._write([counting], [self._read([counting])[0] + 1])
+                continue
+            moved = self._apply[id(part)](self._read(state), own, self._read(part.variables))
+            if moved is not None:
+                self._write([*part.variables, *state], [*moved[0], *moved[1]])
+
+    def _measured(self, values: list[Tensor], batch: Batch, y_pred: Nested) -> list[Tensor]:
+        """The values of the metrics after a batch."""
+        head, metrics = self.program.head, self.program.metrics
+        # Keras reads all of them, whatever they are; those that see no batch are kept elsewhere.
+        all_values = {id(v): (v, ops.zeros(v.shape, v.dtype)) for v in head.metrics_variables}
+        all_values.update((id(v), (v, value)) for v, value in zip(metrics, values))
+        with _keras.scope_with(all_values.values()) as scope:
+            head.compute_metrics(batch.x, batch.y, y_pred, sample_weight=batch.sample_weight)
+        return [scope.get_current_value(variable) for variable in metrics]
+
+
+def _rests(interface: Any, feed: Feed) -> bool:
+    return feed.count % interface.update_period != 0
+
+
+def _lesson(program: Program, at: int, rest: bool) -> Callable[..., Any]:
+    return lambda *args: program.learn(at, *args, rest=rest)
