@@ -8,7 +8,6 @@ better one counts. The chain is then parted so that the largest module is as sma
 import collections
 import itertools
 import math
-import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from keras_sg.costs import Call, Cost
 from keras_sg.graph import Graph, is_graph
 from keras_sg.interface import interfaces_in, needed_inputs
 from keras_sg.plain import check_graph
+from keras_sg.synthesizers.recipe import check_count
 from keras_sg.types import Shape
 
 # An element of an activation takes as long as so many multiply-adds. (Seen on a CPU core, forward and back:
@@ -241,11 +241,7 @@ def _stretch(calls: Iterable[Call]) -> Stretch:
 
 
 def _check(model: keras.Model, modules: int, by: str) -> None:
-    if isinstance(modules, bool) or not isinstance(modules, numbers.Integral) or modules < 2:
-        raise ValueError(
-            "`modules` must be an integer of at least 2: into how many modules to part the model. "
-            f"Received: modules={modules!r} (of type {type(modules).__name__})."
-        )
+    check_count("modules", modules, least=2)
     if by not in _COSTS:
         raise ValueError(
             f"`by` must be one of {sorted(_COSTS)}: what modules have as much of. Received: by={by!r}."

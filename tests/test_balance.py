@@ -257,7 +257,7 @@ def test_errors():
     model = stack(4, 4, 4)
     for modules in (1, 0, -2, 2.0, "4", True, None):
         with pytest.raises(
-            ValueError, match=r"`modules` must be an integer of at least 2.*Received: modules="
+            ValueError, match=r"`modules` must be an integer of at least 2. Received: modules="
         ):
             keras_sg.balance(model, modules)
     with pytest.raises(ValueError, match=r"one of \['memory', 'operations'\].*what modules have as much of"):
