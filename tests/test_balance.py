@@ -19,6 +19,11 @@ def stack(*units, **options):
     return keras.Sequential([keras.Input((4,)), *dense])
 
 
+def separating(model):
+    """The paths of all places where a cut separates."""
+    return [stretch.place.path for stretch in placement._stretches(model) if stretch.place]
+
+
 def places(model, by="operations"):
     """The paths of the places that `balance` chooses from."""
     _, found = placement._places(placement._stretches(model), placement._COSTS[by])
@@ -83,6 +88,30 @@ def test_skip_connections():
     assert keras_sg.balance(model, 3) == ["join0", "join1"]
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_places_are_where_all_paths_meet(seed):
+    """Random graphs of Dense layers, each on the sum of up to three tensors below it."""
+    rng = np.random.default_rng(seed)
+    tensors, paths = [keras.Input((4,))], [[()]]  # of each tensor, the layers on every path to it
+    for i in range(10):
+        others = rng.choice(len(tensors), min(len(tensors), rng.integers(0, 3)), replace=False)
+        below = sorted({*others.tolist(), i})[-3:]
+        added, name = tensors[i], ()
+        if len(below) > 1:
+            added, name = layers.Add(name=f"sum{i}")([tensors[j] for j in below]), (f"sum{i}",)
+        tensors.append(layers.Dense(4, name=f"d{i}")(added))
+        paths.append([(*path, *name, f"d{i}") for j in below for path in paths[j]])
+    model = keras.Model(tensors[0], tensors[-1])
+    common = set.intersection(*map(set, paths[-1]))
+    found = separating(model)
+    assert found == [name for name in paths[-1][0] if name in common][:-1]
+    assert set(places(model)) <= set(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for place in found:
+            keras_sg.decouple(model, place)
+
+
 def test_a_skip_connection_from_the_data_itself():
     inputs = keras.Input((4,))
     h = layers.Add(name="join")([inputs, layers.Dense(4, name="inside")(inputs)])
@@ -121,6 +150,24 @@ def test_masks_and_indices_may_go_around():
         keras_sg.decouple(model, places(model))
 
 
+def test_indices_that_are_embedded_again_above():
+    tokens = keras.Input((5,), dtype="int32")
+    h = layers.Dense(8, name="between")(layers.Embedding(10, 8)(tokens))
+    h = layers.Add(name="join")([h, layers.Embedding(10, 8)(tokens)])
+    assert separating(keras.Model(tokens, layers.Dense(2)(h))) == ["join"]
+
+
+def test_a_mask_around_within_a_nested_model():
+    """There `decouple` takes what comes in for a gradient's way out, whatever it is."""
+    tokens = keras.Input((5,), dtype="int32")
+    mask = keras.ops.cast(keras.ops.not_equal(tokens, 0), "float32")[:, :, None]
+    h = layers.Multiply(name="join")([layers.Embedding(10, 8, name="embedding")(tokens), mask])
+    inner = keras.Model(tokens, layers.Dense(4)(h), name="inner")
+    assert separating(inner) == ["embedding", "join"]
+    outer = keras.Sequential([keras.Input((5,), dtype="int32"), inner, layers.Dense(2)])
+    assert separating(outer) == ["inner/join", "inner"]
+
+
 def nested():
     return keras.Sequential([keras.Input((4,)), residual(), layers.Dense(2, name="top")], name="outer")
 
@@ -148,7 +195,8 @@ def test_a_nested_model_with_a_way_around_it_is_one_piece():
 
 def test_layers_that_are_used_twice():
     inputs = h = keras.Input((4,))
-    relu, shared = layers.ReLU(), stack(4, 4)
+    relu = layers.ReLU()
+    shared = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.ReLU(), layers.Softmax()])
     for layer in (layers.Dense(4, name="a"), relu, layers.Dense(4, name="b"), relu):
         h = layer(h)
     # Not behind the activation, nor between the uses of a model, nor inside it.
@@ -173,6 +221,37 @@ def test_what_does_not_learn_makes_no_module():
     model.get_layer("d3").trainable = False
     with pytest.raises(ValueError, match=r"a cut separates layers that learn.* has 0, behind \[\]"):
         keras_sg.balance(model, 2)
+
+
+def test_a_scale_at_the_input_makes_no_module():
+    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(), *stack(4, 4, 4).layers])
+    assert places(model) == ["d0", "d1"]
+
+
+class Applied(layers.Layer):
+    """A layer that applies a function."""
+
+    def __init__(self, function, **options):
+        super().__init__(**options)
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+def test_neither_indices_nor_numbers_are_interfaces():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(4, name="first"),
+            Applied(lambda x: keras.ops.cast(x, "int32"), name="indices"),
+            layers.Embedding(10, 8, name="second"),
+            Applied(lambda x: keras.ops.sum(x, axis=(1, 2)), name="numbers"),
+            Applied(lambda x: x[:, None] * keras.ops.ones((1, 50)), name="wide"),
+            layers.Dense(3),
+        ]
+    )
+    assert places(model) == ["first", "second"]
 
 
 def test_what_is_no_interface():
