@@ -96,6 +96,19 @@ def run_graph(model: keras.Model, inputs: Nested, call: Callable[..., Nested]) -
     return graph._run_through_graph(inputs, call_fn=call)
 
 
+Call = tuple[keras.Operation, tuple[Any, ...], dict[str, Any], list[keras.KerasTensor]]
+
+
+def calls(model: keras.Model) -> list[Call]:
+    """The calls that a functional model is made of, its inputs among them, each behind those it needs.
+
+    Of each: the layer or operation, its arguments with symbolic tensors in them, and its outputs.
+    """
+    by_depth = model._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [(node.operation, node.arguments.args, node.arguments.kwargs, node.outputs) for node in nodes]
+
+
 def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:
     """Whether some layer of a functional model takes this symbolic tensor as an input."""
     nodes = [node for operation in getattr(model, "operations", ()) for node in operation._inbound_nodes]

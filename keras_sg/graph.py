@@ -49,9 +49,8 @@ class Graph:
             name = next(iter(inspect.signature(layer.layer.call).parameters))
             args = (kwargs.pop(name),) if name in kwargs else args
         tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
-        parents = tuple(self._source(tensor) for tensor in tensors)
         outputs = layer(*args, **kwargs)
-        self._add(Node(layer, parents), keras.tree.flatten(outputs))
+        self.add(layer, tensors, keras.tree.flatten(outputs))
         return outputs
 
     def uses(self, name: str) -> list[int]:
@@ -73,10 +72,10 @@ class Graph:
             Tuple of two layers: one below the cut that a gradient still reaches unreplaced, and
             the one that it comes through.
         """
-        below = self._upstream(self.nodes[cut].parents)
+        below = self.upstream(self.nodes[cut].parents)
         # A cut beside this one closes a path; one above it does not, it is on this one's way out.
-        closed = [other for other in cuts if cut not in self._upstream(self.nodes[other].parents)]
-        open_nodes = self._upstream([self._source(x) for x in keras.tree.flatten(outputs)], closed)
+        closed = [other for other in cuts if cut not in self.upstream(self.nodes[other].parents)]
+        open_nodes = self.upstream([self._source(x) for x in keras.tree.flatten(outputs)], closed)
         leaking = [
             i
             for i in sorted(below & open_nodes)
@@ -101,7 +100,7 @@ class Graph:
                 stacklevel=4,
             )
 
-    def _upstream(self, start: Iterable[int], without: Collection[int] = ()) -> set[int]:
+    def upstream(self, start: Iterable[int], without: Collection[int] = ()) -> set[int]:
         """Indices of the nodes in `start` and above them towards the inputs, not past `without`."""
         found: set[int] = set()
         waiting = list(start)
@@ -112,12 +111,25 @@ class Graph:
                 waiting.extend(self.nodes[i].parents)
         return found
 
+    def around(self, cut: int, outputs: Nested) -> set[int]:
+        """Indices of the nodes, but those above the cut, that lead to the outputs without it."""
+        above = {cut}
+        for i, node in enumerate(self.nodes):
+            if above.intersection(node.parents):
+                above.add(i)
+        ends = [self._source(x) for x in keras.tree.flatten(outputs)]
+        return self.upstream(ends, without=[cut]) - above
+
+    def add(self, layer: Any, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+        """Record a call that has been made: what it took and what it gave, symbolic tensors."""
+        self._add(Node(layer, tuple(self._source(tensor) for tensor in inputs)), outputs)
+
     def _source(self, tensor: Tensor) -> int:
         if id(tensor) not in self._sources:
             self._add(Node(_keras.producer(tensor)[0], ()), [tensor])
         return self._sources[id(tensor)][1]
 
-    def _add(self, node: Node, outputs: list[Tensor]) -> None:
+    def _add(self, node: Node, outputs: Iterable[Tensor]) -> None:
         self.nodes.append(node)
         for tensor in outputs:
             self._sources[id(tensor)] = tensor, len(self.nodes) - 1

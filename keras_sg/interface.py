@@ -238,7 +238,7 @@ class Interface(keras.layers.Wrapper):
 
     def _interface_shape(self, input_shape: Nested) -> Shape:
         """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
-        needed = [p.name for p in inspect.signature(self.layer.call).parameters.values() if _is_needed(p)]
+        needed = needed_inputs(self.layer)
         if len(needed) > 1:
             raise ValueError(
                 f"An interface wraps a layer that is called with one input (or one list of inputs). Cut "
@@ -466,6 +466,11 @@ def _dtype(leaf: Any) -> str | None:
     """The dtype in which a layer sees an input of the interface that is not a float; None for floats."""
     dtype = keras.backend.standardize_dtype(leaf.dtype) if hasattr(leaf, "dtype") else None
     return None if dtype is None or "float" in dtype else dtype
+
+
+def needed_inputs(layer: keras.Layer) -> list[str]:
+    """The arguments that a layer cannot be called without; an interface wraps layers that have one."""
+    return [p.name for p in inspect.signature(layer.call).parameters.values() if _is_needed(p)]
 
 
 def _is_needed(parameter: inspect.Parameter) -> bool:

@@ -65,6 +65,7 @@ def test_the_main_names_have_examples():
         "SyntheticLoss",
         "DecoupledModel",
         "decouple",
+        "balance",
         "strip",
         "decoupled_optimizer",
         "replace_gradient",

@@ -300,6 +300,19 @@ def test_where_a_symbolic_tensor_was_made():
     assert _keras.made_from(second) == (shared, [first]) and _keras.made_from(first)[1] == [inputs]
 
 
+def test_calls():
+    inputs, shared = keras.Input((3,)), keras.layers.Dense(3)
+    first = shared(inputs)
+    second = keras.layers.Add()([first, shared(inputs=first)])
+    last = keras.ops.tanh(second)
+    found = _keras.calls(keras.Model(inputs, last))
+    layers = [layer for layer, *_ in found]
+    assert isinstance(layers[0], keras.layers.InputLayer) and layers[1:3] == [shared, shared]
+    assert layers[3:] == [_keras.producer(x)[0] for x in (second, last)]
+    assert [outputs for *_, outputs in found] == [[inputs], [first], [found[3][1][0][1]], [second], [last]]
+    assert found[1][1:3] == ((inputs,), {}) and found[2][1:3] == ((), {"inputs": first})
+
+
 def two_outputs(named=False):
     inputs = keras.Input((3,))
     b, a = keras.layers.Dense(2, name="b")(inputs), keras.layers.Dense(1, name="a")(inputs)
