@@ -44,7 +44,7 @@ docs-serve: .venv/docs
 	$(BIN)/python -m mkdocs serve --config-file docs/mkdocs.yml --dev-addr localhost:8000
 
 .venv/demo: EXTRAS := tensorflow,examples
-.venv/test: EXTRAS := tensorflow,jax,examples,tune,docs,test
+.venv/test: EXTRAS := tensorflow,jax,ray,examples,tune,docs,test
 .venv/docs: EXTRAS := docs
 .venv/demo .venv/test .venv/docs: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"

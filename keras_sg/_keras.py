@@ -204,7 +204,7 @@ def make_metrics(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested
     Each argument is what has a `shape` and a `dtype`, a structure of it, or None.
     """
     x, y, sample_weight = keras.tree.map_structure(
-        lambda part: None if part is None else keras.KerasTensor(part.shape, part.dtype),
+        lambda part: None if part is None else keras.KerasTensor((None, *part.shape[1:]), part.dtype),
         (x, y, sample_weight),
     )
     makers = ((model._compile_loss, model._compute_loss), (model._compile_metrics, model.compute_metrics))
@@ -262,7 +262,7 @@ def weights_without_decay(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def metrics_of_batches(model: keras.Model, others: Iterable[keras.metrics.Metric]) -> list[Variable]:
-    """The variables of the metrics that see a batch's targets: those that a model was compiled with, and its own.
+    """The variables of the metrics that see a batch's targets: those a model was compiled with, and its own.
 
     Neither that of the total loss, nor those of its layers, nor `others`.
     """

@@ -245,7 +245,7 @@ class SyntheticLoss(Interface):
         self.sobolev = sobolev
 
     @property
-    def fits_gradient(self) -> bool:
+    def fits_gradient(self) -> bool:  # type: ignore[override]
         return self.sobolev
 
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:

@@ -1,7 +1,6 @@
-"""An optimizer's share of one module: an optimizer of the same kind, with the state that belongs to its weights."""
+"""An optimizer's share of one module: one of the same kind, with the state that belongs to its weights."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
@@ -35,7 +34,7 @@ def slots(optimizer: keras.optimizers.Optimizer, variables: list[Variable]) -> S
         variables: weights that it was built for, some of them or all.
 
     Returns:
-        Dictionary from the optimizer's own name for them to lists: of one for each weight, or of a single one.
+        Dictionary from the optimizer's own name for them to lists: of one a weight, or of a single one.
 
     Raises:
         ValueError: it has some that belong to no one weight.

@@ -114,13 +114,14 @@ class Program:
         trained: list of the module's variables that are trained, those of synthesizers not among them.
         taught: by interface, the list of the trained variables of its synthesizer.
         fixed: list of all other variables of the module.
+        needed: as given.
     """
 
     def __init__(
-        self, module: Module, needed: Sequence[bool], common: Common, head: keras.Model | None
+        self, module: Module, needed: tuple[bool, ...], common: Common, head: keras.Model | None
     ) -> None:
         self.module, self.network, self.head = module, module.network, head
-        self._needed, self._common = needed, common
+        self.needed, self._common = needed, common
         trainable = self.network.trainable_variables
         self.trained = [variable for variable in trainable if not owners.of_synthesizer(variable)]
         self.taught = [list(interface.synthesizer.trainable_variables) for interface in module.interfaces]
@@ -160,13 +161,13 @@ class Program:
             scale: what the optimizer multiplies losses by, a scalar.
             batch: the batch, for the last module; None for others.
         """
-        sources = [passed.tensor for passed, needed in zip(below, self._needed) if needed]
+        sources = [passed.tensor for passed, needed in zip(below, self.needed) if needed]
 
         def descend(sources: Values) -> tuple[Tensor, Any]:
             values, arriving = sources[: len(trained)], iter(sources[len(trained) :])
             taken = [
                 _keras.with_mask(next(arriving) if needed else passed.tensor, passed.mask)
-                for passed, needed in zip(below, self._needed)
+                for passed, needed in zip(below, self.needed)
             ]
             step = self._step(given)
             with self._scope(values, taught_values, fixed, metrics) as scope:
@@ -197,7 +198,7 @@ class Program:
 
         gradients, ran = differentiate(descend, [*trained, *sources])
         arriving = iter(gradients[len(trained) :])
-        arrived = [next(arriving) if needed else None for needed in self._needed]
+        arrived = [next(arriving) if needed else None for needed in self.needed]
         return ran._replace(arrived=arrived, updates=gradients[: len(trained)])
 
     def learn(
@@ -258,9 +259,7 @@ class Program:
         return Step(given.labels, None, False, self._common.ignored, found, self._common.reached)
 
     def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:
-        synthesizers = [
-            pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)
-        ]
+        synthesizers = [pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)]
         pairs = [*zip(self.trained, trained), *synthesizers, *zip(self.fixed, fixed)]
         return _keras.scope_with([*pairs, *zip(self.metrics, metrics)])
 

@@ -3,6 +3,7 @@
     "together"   one program holds the whole network (the default)
     "in_turn"    module after module on one device: the same numbers in less memory
     SideBySide   every module on its own device, each at work on its own batch
+    OnRay        the same, with every module in a process of its own
 
 A schedule is an execution option, as `jit_compile` is: it is not saved with a model.
 """
@@ -10,6 +11,8 @@ A schedule is an execution option, as `jit_compile` is: it is not saved with a m
 from typing import TypeAlias
 
 from keras_sg.schedules.in_turn import InTurn as InTurn
+from keras_sg.schedules.on_ray import OnRay as OnRay
+from keras_sg.schedules.schedule import Runner as Runner
 from keras_sg.schedules.schedule import Schedule as Schedule
 from keras_sg.schedules.schedule import Together as Together
 from keras_sg.schedules.side_by_side import SideBySide as SideBySide

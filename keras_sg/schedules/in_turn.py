@@ -58,14 +58,14 @@ class _Batch(NamedTuple):
     """What the parts of a step share."""
 
     read: Callable[[list[Variable]], list[Tensor]]
-    count: int  # of steps before this one
+    steps: int  # before this one
     scale: Tensor
     inputs: list[Tensor]
     labels: Given
     whole: Batch
 
     def rests(self, interface: Interface) -> bool:
-        return self.count % interface.update_period != 0
+        return self.steps % interface.update_period != 0
 
 
 class _Lesson(NamedTuple):
@@ -143,7 +143,9 @@ class _Turns(Runner):
             found.losses.append(ran.loss)
             if k:
                 cuts = self._programs[k - 1].module.interfaces
-                waiting += [_Lesson(k - 1, *lesson) for lesson in zip(range(len(cuts)), cuts, below, ran.arrived)]
+                waiting += [
+                    _Lesson(k - 1, *lesson) for lesson in zip(range(len(cuts)), cuts, below, ran.arrived)
+                ]
             values = [ran.example_loss] if program.last else ran.values
             for value in values:
                 if value is not None:

@@ -23,11 +23,12 @@ Share = tuple[keras.optimizers.Optimizer, list[Variable]]
 class Engine(NamedTuple):
     """What carries out a schedule: how workers are made, and what their promises are.
 
-    `start` makes the workers, of the model, its programs and the configurations of their optimizers. `fetch`
-    waits for a promise and returns what it promised; `is_there` says whether that takes no time.
+    `plan` returns what makes the workers, from the model, its programs and the configurations of their
+    optimizers. `fetch` waits for a promise and returns what it promised; `is_there` says whether that takes no
+    time.
     """
 
-    start: Callable[[keras.Model, list[Program], list[Any]], Sequence[Any]]
+    plan: Callable[[keras.Model, list[Program], list[Any]], Callable[[], Sequence[Any]]]
     fetch: Callable[[Any], Any]
     is_there: Callable[[Any], bool]
 
@@ -44,10 +45,10 @@ class Pipeline(Runner):
     def __init__(self, model: keras.Model, schedule: "Pipelined", engine: Engine) -> None:
         self._model, self._schedule, self._engine = model, schedule, engine
         self._programs = programs(model)
-        self._configs = [configurations(model.optimizer, program) for program in self._programs]
+        configs = [configurations(model.optimizer, program) for program in self._programs]
+        self._make_workers = engine.plan(model, self._programs, configs)
         self._workers: Sequence[Any] = ()
         self._flight: _Flight | None = None
-        self._dropped: keras.metrics.Metric | None = None
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         model = self._model
@@ -58,7 +59,7 @@ class Pipeline(Runner):
             batches.check_labels(model, batch.y)
         if self._flight is None:
             _keras.make_metrics(model, *batch)
-            self._flight = self._begin(state)
+            self._flight = self._begin(state, batch)
         try:
             self._flight.feed(batch)
         except BaseException:
@@ -69,22 +70,24 @@ class Pipeline(Runner):
             return flight.logs(), state
         return self._flight.logs(), state
 
-    def _begin(self, state: Any) -> "_Flight":
+    def _begin(self, state: Any, batch: Batch) -> "_Flight":
         model, read = self._model, reader(self._model, state)
         if not self._workers:
-            self._workers = self._engine.start(model, self._programs, self._configs)
+            self._workers = self._make_workers()
+        loaded = []
         for worker, program in zip(self._workers, self._programs):
+            loaded.append(worker.prepare(batch))
             owned = [
                 {name: read(found) for name, found in slots(*share).items()}
                 for share in shares_of(model.optimizer, program)
             ]
             taught = list(map(read, program.taught))
-            worker.load(
-                Values(read(program.trained), taught, read(program.fixed), read(program.metrics), owned)
-            )
-        ticks = Ticks(
-            self._workers, self._schedule.slack, self._schedule.max_delay, self._engine.is_there
-        )
+            state_of = read(program.trained), taught, read(program.fixed), read(program.metrics), owned
+            loaded.append(worker.load(Values(*state_of)))
+        for promise in loaded:
+            if promise is not None:
+                self._engine.fetch(promise)
+        ticks = Ticks(self._workers, self._schedule.slack, self._schedule.max_delay, self._engine.is_there)
         return _Flight(model, self._programs, ticks, self._engine.fetch, state)
 
     def drain(self) -> Any:
@@ -112,14 +115,15 @@ class Pipeline(Runner):
             for variable, value in found:
                 variable.assign(value)
             return None
-        new = {id(variable): value for variable, value in found}
+        after = {id(variable): value for variable, value in found}
         return tuple(
-            [_placed(new.get(id(variable), old), old) for variable, old in zip(owned, values)]
+            [_placed(after.get(id(variable), old), old) for variable, old in zip(owned, values)]
             for owned, values in zip(model.owned_variables(), flight.state)
         )
 
     def abandon(self) -> None:
-        self._flight = None
+        if self._flight is not None:
+            self._flight, self._workers = None, ()
 
 
 class _Flight:
@@ -134,9 +138,20 @@ class _Flight:
     lost = False
 
     def __init__(
-        self, model: keras.Model, programs: list[Program], ticks: Ticks, fetch: Callable[[Any], Any], state: Any
+        self,
+        model: keras.Model,
+        programs: list[Program],
+        ticks: Ticks,
+        fetch: Callable[[Any], Any],
+        state: Any,
     ) -> None:
-        self.state, self._model, self._programs, self._ticks, self._fetch = state, model, programs, ticks, fetch
+        self.state, self._model, self._programs, self._ticks, self._fetch = (
+            state,
+            model,
+            programs,
+            ticks,
+            fetch,
+        )
         read = reader(model, state)
         (before,) = read([_keras.count_of(_keras.single_optimizers(model.optimizer)[-1])])
         self._before = int(ops.convert_to_numpy(before))
@@ -210,8 +225,7 @@ class _Flight:
     def logs(self) -> Logs:
         """What is known so far of the batches that were fed."""
         with _keras.scope_with(self.scores()):
-            logs = self._model.get_metrics_result()
-        return logs
+            return keras.Model.get_metrics_result(self._model)  # ours would wait for what is in flight
 
 
 class Pipelined(Schedule):

@@ -1,6 +1,7 @@
 """Side by side on several devices: every module on its own, each at work on its own batch."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -83,13 +84,14 @@ class SideBySide(Pipelined):
 
     def start(self, model: keras.Model) -> Runner:
         self.check(model)
-        return Pipeline(model, self, Engine(self._workers, _fetch, _is_ready))
+        return Pipeline(model, self, Engine(self._plan, _fetch, _is_ready))
 
-    def _workers(self, model: keras.Model, programs: list[Program], configs: list[Any]) -> list[ModuleWorker]:
-        return [
-            ModuleWorker(program, config, model, self.devices[k % len(self.devices)])
-            for k, (program, config) in enumerate(zip(programs, configs))
-        ]
+    def _plan(
+        self, model: keras.Model, programs: list[Program], configs: list[Any]
+    ) -> Callable[[], list[ModuleWorker]]:
+        devices = itertools.cycle(self.devices)
+        given = list(zip(programs, configs, devices))
+        return lambda: [ModuleWorker(program, config, model, device) for program, config, device in given]
 
 
 def _fetch(promise: Any) -> Any:

@@ -1,9 +1,11 @@
 """One module at work by itself: its values, its share of the optimizers, and what it keeps of batches in flight."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sg import _keras
@@ -20,11 +22,11 @@ Learned = list[tuple[int, int, list[Measure]]]
 class Feed(NamedTuple):
     """What a module is to know of a batch, apart from what the module below passes on.
 
-    `count` is the number of steps before the batch, `scale` what the optimizer multiplies losses by; `batch` is
+    `steps` is the number of steps before the batch, `scale` what the optimizer multiplies losses by; `batch` is
     for the last module only.
     """
 
-    count: int
+    steps: int
     inputs: list[Tensor]
     given: Given
     scale: float
@@ -117,6 +119,9 @@ class ModuleWorker:
             else:
                 variable.assign(value)
 
+    def prepare(self, batch: Batch) -> None:
+        """Make what must be there before batches like this one come; the model has made its own."""
+
     def load(self, values: Values) -> None:
         """Begin anew with these values, and nothing in flight."""
         program = self.program
@@ -134,7 +139,8 @@ class ModuleWorker:
         """What has become of the values."""
         program = self.program
         slots = [
-            {name: self._read(variables) for name, variables in part.slots.items()} for part in self._all_parts()
+            {name: self._read(variables) for name, variables in part.slots.items()}
+            for part in self._all_parts()
         ]
         taught = list(map(self._read, program.taught))
         return Values(
@@ -150,7 +156,8 @@ class ModuleWorker:
 
             # What is donated to an update must be nobody else's.
             return jax.device_put(jax.numpy.array(tensor, copy=True) if copied else tensor, self._device)
-        return ops.convert_to_tensor(tensor)
+        # Arrays from other processes cannot be written to, which PyTorch does not like to see.
+        return ops.convert_to_tensor(tensor.copy() if isinstance(tensor, np.ndarray) else tensor)
 
     def _all_here(self, found: Nested) -> Nested:
         return keras.tree.map_structure(self._here, found)
@@ -225,7 +232,8 @@ class ModuleWorker:
 
     def _measured(self, values: list[Tensor], batch: Batch, y_pred: Nested) -> list[Tensor]:
         """The values of the metrics after a batch."""
-        head, metrics = self.program.head, self.program.metrics
+        head: Any = self.program.head
+        metrics = self.program.metrics
         # Keras reads all of them, whatever they are; those that see no batch are kept elsewhere.
         all_values = {id(v): (v, ops.zeros(v.shape, v.dtype)) for v in head.metrics_variables}
         all_values.update((id(v), (v, value)) for v, value in zip(metrics, values))
@@ -235,8 +243,8 @@ class ModuleWorker:
 
 
 def _rests(interface: Any, feed: Feed) -> bool:
-    return feed.count % interface.update_period != 0
+    return feed.steps % interface.update_period != 0
 
 
 def _lesson(program: Program, at: int, rest: bool) -> Callable[..., Any]:
-    return lambda *args: program.learn(at, *args, rest=rest)
+    return functools.partial(program.learn, at, rest=rest)

@@ -61,6 +61,12 @@ class TensorFlowTrainer(Mixin):
         with _told():
             return super().train_on_batch(*args, **kwargs)
 
+    def get_metrics_result(self) -> Logs:
+        """As Keras's own, which is called at the end of an epoch, when nothing is to be in flight."""
+        if self.runner is not None:
+            self.runner.drain()
+        return super().get_metrics_result()
+
     def make_train_function(self, force: bool = False) -> None:
         # TensorFlow traces a step twice in which variables are made, as optimizer and metrics make theirs.
         if not self.optimizer.built and all(layer.built for layer in _keras.sublayers(self)):

@@ -65,7 +65,9 @@ class TorchTrainer(Mixin):
     ) -> tuple[Logs, None]:
         """End a step that modules have taken one by one; see `finish` of the trainer for JAX."""
         with torch.no_grad():
-            for variable, value in zip(self.non_trainable_variables + self.metrics_variables, fixed + metrics):
+            for variable, value in zip(
+                self.non_trainable_variables + self.metrics_variables, fixed + metrics
+            ):
                 if value is not None:
                     variable.assign(value)
             sparse = TorchSparseUpdates(self)
@@ -87,6 +89,12 @@ class TorchTrainer(Mixin):
         if self.trainable_variables:
             sparse.apply(updates)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def get_metrics_result(self) -> Logs:
+        """As Keras's own, which is called at the end of an epoch, when nothing is to be in flight."""
+        if self.runner is not None:
+            self.runner.drain()
+        return super().get_metrics_result()
 
     def make_train_function(self, force: bool = False) -> Any:
         if self.jit_compile:
