@@ -1,6 +1,7 @@
 """An optimizer's share of one module: one of the same kind, with the state that belongs to its weights."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import keras
 
@@ -13,17 +14,38 @@ State = dict[str, list[Variable]]
 class Part:
     """The share that one of a model's optimizers has of some weights.
 
+    Args:
+        plan: what it is made of.
+        variables: the weights that it may have a share of.
+
     Attributes:
-        optimizer: an optimizer of the same configuration, built for them.
-        variables: list of the weights.
+        optimizer: an optimizer of the same configuration, built for its weights.
+        variables: list of its weights.
         slots: its state, see `slots`.
     """
 
-    def __init__(self, config: Config, variables: list[Variable]) -> None:
-        self.optimizer = keras.optimizers.deserialize(config)
-        self.variables = variables
-        self.optimizer.build(variables)
-        self.slots = slots(self.optimizer, variables)
+    def __init__(self, plan: "Plan", variables: list[Variable]) -> None:
+        self.optimizer = keras.optimizers.deserialize(plan.config)
+        self.variables = [variables[i] for i in plan.indices]
+        self.optimizer.build(self.variables)
+        self.slots = slots(self.optimizer, self.variables)
+        self._periods = plan.periods
+
+    def counts(self, steps: int) -> bool:
+        """Whether the optimizer counts a step, `steps` after the first, in which these weights rest."""
+        return any(steps % period == 0 for period in self._periods)
+
+
+class Plan(NamedTuple):
+    """What a `Part` is made of.
+
+    `config` is that of the optimizer, `indices` which of some weights it updates, and `periods` the periods in
+    which it updates weights of the model, these and others.
+    """
+
+    config: Config
+    indices: tuple[int, ...]
+    periods: frozenset[int]
 
 
 def slots(optimizer: keras.optimizers.Optimizer, variables: list[Variable]) -> State:

@@ -125,18 +125,18 @@ class _Actors:
         self.engine = Engine(self._plan, self._fetch, self._is_there)
 
     def _plan(
-        self, model: keras.Model, programs: list[Program], configs: list[Any]
+        self, model: keras.Model, programs: list[Program], plans: list[Any]
     ) -> Callable[[], list["_Remote"]]:
         options: Any = self._schedule.options or {}
         cores = self._schedule.cores
         planned = []
-        for k, (program, config) in enumerate(zip(programs, configs)):
+        for k, (program, plan) in enumerate(zip(programs, plans)):
             own: Config = {**(options[k] if isinstance(options, (list, tuple)) else options)}
             kept = None if cores is None else list(cores[k])
             environment = {**own.pop("runtime_env", {})}
             environment["env_vars"] = {**_environment(kept), **environment.get("env_vars", {})}
             own = {"num_cpus": 0, "runtime_env": environment, **own}
-            planned.append((own, _site(model, program, config, kept)))
+            planned.append((own, _site(model, program, plan, kept)))
         return functools.partial(self._start, planned)
 
     def _start(self, planned: list[tuple[Config, Site]]) -> list["_Remote"]:
@@ -231,7 +231,7 @@ def _environment(cores: list[int] | None) -> dict[str, str]:
     return found
 
 
-def _site(model: keras.Model, program: Program, config: Any, cores: Sequence[int] | None) -> Site:
+def _site(model: keras.Model, program: Program, plans: Any, cores: Sequence[int] | None) -> Site:
     common = common_of(model)
     compilation = dict(model.get_compile_config()) if program.last else {}
     kept = {
@@ -250,7 +250,7 @@ def _site(model: keras.Model, program: Program, config: Any, cores: Sequence[int
         compilation=kept,
         jit_compile=model.jit_compile,
         run_eagerly=model.run_eagerly,
-        optimizers=config,
+        optimizers=plans,
         custom_objects=_custom_objects(program.network),
         cores=cores,
         floatx=keras.config.floatx(),

@@ -1,5 +1,6 @@
 """What drives a model's workers under `fit`: batches in, ticks, reports and values out."""
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,12 +11,11 @@ from keras import ops
 from keras_sg import _keras, batches
 from keras_sg.modules import Batch, Program, given, part, programs
 from keras_sg.modules.engine import loss_scale, reader
-from keras_sg.modules.optimizers import slots, split
-from keras_sg.reports import Measure
+from keras_sg.modules.optimizers import Plan, slots, split
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
 from keras_sg.schedules.ticks import Ticks
 from keras_sg.schedules.worker import Feed, Report, Values
-from keras_sg.types import Config, Logs, Nested, Tensor, Variable
+from keras_sg.types import Logs, Nested, Tensor, Variable
 
 Share = tuple[keras.optimizers.Optimizer, list[Variable]]
 
@@ -23,8 +23,8 @@ Share = tuple[keras.optimizers.Optimizer, list[Variable]]
 class Engine(NamedTuple):
     """What carries out a schedule: how workers are made, and what their promises are.
 
-    `plan` returns what makes the workers, from the model, its programs and the configurations of their
-    optimizers. `fetch` waits for a promise and returns what it promised; `is_there` says whether that takes no
+    `plan` returns what makes the workers, from the model, its programs and the plans of their shares of the
+    optimizer. `fetch` waits for a promise and returns what it promised; `is_there` says whether that takes no
     time.
     """
 
@@ -45,8 +45,8 @@ class Pipeline(Runner):
     def __init__(self, model: keras.Model, schedule: "Pipelined", engine: Engine) -> None:
         self._model, self._schedule, self._engine = model, schedule, engine
         self._programs = programs(model)
-        configs = [configurations(model.optimizer, program) for program in self._programs]
-        self._make_workers = engine.plan(model, self._programs, configs)
+        plans = plans_of(model.optimizer, self._programs)
+        self._make_workers = engine.plan(model, self._programs, plans)
         self._workers: Sequence[Any] = ()
         self._flight: _Flight | None = None
 
@@ -289,20 +289,29 @@ def shares_of(optimizer: keras.optimizers.Optimizer, program: Program) -> list[S
     return [share for owned in (program.trained, *program.taught) for share in split(optimizer, owned)]
 
 
-def configurations(
-    optimizer: keras.optimizers.Optimizer, program: Program
-) -> list[list[tuple[Config, list[int]]]]:
-    """What a worker makes its shares of, see `ModuleWorker`."""
-    found = []
-    for owned in (program.trained, *program.taught):
+def plans_of(optimizer: keras.optimizers.Optimizer, programs: list[Program]) -> list[list[list[Plan]]]:
+    """By module, and by its own weights and each of its synthesizers, the plans of its shares of an optimizer."""
+    owners = [
+        [(program.trained, 1), *zip(program.taught, [cut.update_period for cut in program.module.interfaces])]
+        for program in programs
+    ]
+    periods: dict[int, set[int]] = defaultdict(set)
+    for owned, period in itertools.chain(*owners):
+        for single, _ in split(optimizer, owned):
+            periods[id(single)].add(period)
+
+    def plans(owned: list[Variable]) -> list[Plan]:
         places = {id(variable): i for i, variable in enumerate(owned)}
-        found.append(
-            [
-                (keras.optimizers.serialize(single), [places[id(variable)] for variable in own])
-                for single, own in split(optimizer, owned)
-            ]
-        )
-    return found
+        return [
+            Plan(
+                keras.optimizers.serialize(single),
+                tuple(places[id(variable)] for variable in own),
+                frozenset(periods[id(single)]),
+            )
+            for single, own in split(optimizer, owned)
+        ]
+
+    return [[plans(owned) for owned, _ in group] for group in owners]
 
 
 def _is_count(number: Any) -> bool:

@@ -87,11 +87,11 @@ class SideBySide(Pipelined):
         return Pipeline(model, self, Engine(self._plan, _fetch, _is_ready))
 
     def _plan(
-        self, model: keras.Model, programs: list[Program], configs: list[Any]
+        self, model: keras.Model, programs: list[Program], plans: list[Any]
     ) -> Callable[[], list[ModuleWorker]]:
         devices = itertools.cycle(self.devices)
-        given = list(zip(programs, configs, devices))
-        return lambda: [ModuleWorker(program, config, model, device) for program, config, device in given]
+        given = list(zip(programs, plans, devices))
+        return lambda: [ModuleWorker(program, plan, model, device) for program, plan, device in given]
 
 
 def _fetch(promise: Any) -> Any:

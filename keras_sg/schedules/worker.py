@@ -11,10 +11,10 @@ from keras import ops
 from keras_sg import _keras
 from keras_sg.modules import Batch, Given, Passed, Program
 from keras_sg.modules.engine import applied, compiled
-from keras_sg.modules.optimizers import Part
+from keras_sg.modules.optimizers import Part, Plan
 from keras_sg.reports import Measure
 from keras_sg.schedules.ticks import Told
-from keras_sg.types import Config, Nested, Tensor, Variable
+from keras_sg.types import Nested, Tensor, Variable
 
 Learned = list[tuple[int, int, list[Measure]]]
 
@@ -70,8 +70,7 @@ class ModuleWorker:
 
     Args:
         program: the module's.
-        configs: configuration of the optimizers, by the module's own weights and by each of its interfaces'
-            synthesizers: a list of pairs of a configuration and the indices of the weights that it updates.
+        plans: of its shares of the optimizers: of the module's own weights, and of each of its synthesizers.
         model: what says how to compile: its `jit_compile` and `run_eagerly`.
         device: on JAX, the device to work on; None for the default.
     """
@@ -79,15 +78,14 @@ class ModuleWorker:
     def __init__(
         self,
         program: Program,
-        configs: Sequence[Sequence[tuple[Config, list[int]]]],
+        plans: Sequence[Sequence[Plan]],
         model: keras.Model,
         device: Any = None,
     ) -> None:
         self.program, self._device = program, device
         owned = [program.trained, *program.taught]
         self.parts = [
-            [Part(config, [variables[i] for i in indices]) for config, indices in group]
-            for variables, group in zip(owned, configs, strict=True)
+            [Part(plan, variables) for plan in group] for variables, group in zip(owned, plans, strict=True)
         ]
         self._now: dict[int, Tensor] = {}
         self._kept: dict[int, _Kept] = {}
@@ -190,7 +188,7 @@ class ModuleWorker:
             self._write(program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred))
         else:
             self._kept[number] = _Kept(feed, ran.outputs, fixed)
-        self._update(self.parts[0], program.trained, ran.updates)
+        self._update(self.parts[0], program.trained, ran.updates, feed.steps)
         value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
         return Told(ran.outputs, (ran.arrived, value), ran.loss)
 
@@ -213,18 +211,21 @@ class ModuleWorker:
                 value if interface.predicts_loss else None,
                 scale,
             )
-            self._update(self.parts[1 + at], taught, updates)
+            self._update(self.parts[1 + at], taught, updates, feed.steps)
             learned.append((number, at, measures))
         return learned
 
-    def _update(self, parts: list[Part], variables: list[Variable], updates: list[Tensor | None]) -> None:
+    def _update(
+        self, parts: list[Part], variables: list[Variable], updates: list[Tensor | None], steps: int
+    ) -> None:
         found = dict(zip(map(id, variables), updates))
         for part in parts:
             own = [found[id(variable)] for variable in part.variables]
             state = part.optimizer.variables
             if all(gradient is None for gradient in own):
-                counting = _keras.count_of(part.optimizer)  # a step of rest counts
-                self._write([counting], [self._read([counting])[0] + 1])
+                if part.counts(steps):
+                    counting = _keras.count_of(part.optimizer)
+                    self._write([counting], [self._read([counting])[0] + 1])
                 continue
             moved = self._apply[id(part)](self._read(state), own, self._read(part.variables))
             if moved is not None:

@@ -1,0 +1,91 @@
+"""Modules side by side train as the NumPy oracle of delayed targets says."""
+
+import keras
+import models
+import numpy as np
+import pytest
+from delayed import Adam, Delayed, Descent
+from models import BATCH, CLASSES, FEATURES, assert_same, mlp, weights_of
+
+import keras_sg
+from keras_sg.schedules import OnRay, SideBySide
+
+BACKEND = keras.backend.backend()
+EPOCHS, EXAMPLES = 2, 5 * BATCH
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="several devices of a process need JAX")
+ray = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::ResourceWarning")
+
+
+def data(seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, EXAMPLES)
+    weight = rng.uniform(0.2, 2.0, EXAMPLES).astype("float32")
+    weight[::7] = 0.0
+    x = rng.normal(size=(EXAMPLES, FEATURES)).astype("float32")
+    return x, np.eye(CLASSES, dtype="float32")[labels], weight
+
+
+def optimizers(descent):
+    made = keras.optimizers.Adam if descent is Adam else keras.optimizers.SGD
+    return keras_sg.decoupled_optimizer(made(0.02), made(0.05))
+
+
+def delayed(model, descent, slack=0, update_period=1, conditional=True, epochs=EPOCHS):
+    """The oracle, trained as `fit` trains the model."""
+    oracle = Delayed(*weights_of(model), descent, 0.02, 0.05, slack, update_period)
+    x, y, weight = data()
+    parts = [slice(start, start + BATCH) for start in range(0, EXAMPLES, BATCH)]
+    for _ in range(epochs):
+        oracle.epoch([(x[at], y[at], y[at] if conditional else None, weight[at]) for at in parts])
+    return oracle
+
+
+def fit(model, schedule, descent=Descent, epochs=EPOCHS, **options):
+    model.compile(optimizers(descent), "mse", weighted_metrics=["mae"], schedule=schedule)
+    x, y, weight = data()
+    options = {"verbose": 0, "shuffle": False, "epochs": epochs} | options
+    return model.fit(x, y, BATCH, sample_weight=weight, **options)
+
+
+@on_jax
+@pytest.mark.parametrize("slack", [0, 1])
+@pytest.mark.parametrize("descent", [Descent, Adam])
+@pytest.mark.parametrize("num_classes", [None, CLASSES], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("interfaces", [1, 2, 3])
+def test_several_devices(interfaces, num_classes, descent, slack):
+    model = mlp(interfaces, num_classes)
+    oracle = delayed(model, descent, slack, conditional=num_classes is not None)
+    fit(model, SideBySide(slack=slack), descent)
+    assert_same(model, oracle, 1e-5)
+
+
+@on_jax
+def test_rests():
+    model = mlp(2, CLASSES, update_period=2)
+    oracle = delayed(model, Adam, update_period=2, epochs=3)
+    fit(model, SideBySide(), Adam, epochs=3)
+    assert_same(model, oracle, 1e-5)
+    assert int(model.optimizer.iterations) == 3 * EXAMPLES // BATCH
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray, on this machine's loopback; shut down behind the module's tests."""
+    found = pytest.importorskip("ray")
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield found
+    found.shutdown()
+
+
+@ray
+def test_actors(cluster):
+    """On this backend, in processes: the oracle, the logs of the epoch, validation and a second `fit`."""
+    model = mlp(2, CLASSES)
+    oracle = delayed(model, Adam, slack=1, epochs=3)
+    x, y, weight = data()
+    history = fit(model, OnRay(slack=1), Adam, validation_data=(x, y, weight)).history
+    model.fit(x, y, BATCH, sample_weight=weight, verbose=0, shuffle=False)
+    assert_same(model, oracle, 1e-5)
+    assert {"loss", "mae", "sg_loss", "sg_cosine", "module1_sg_loss", "val_loss", "val_mae"} <= set(history)
+    expected = model.evaluate(x, y, BATCH, sample_weight=weight, verbose=0, return_dict=True)
+    assert expected["loss"] < history["val_loss"][-1] < history["val_loss"][0]
