@@ -347,6 +347,10 @@ class DecoupledModel(Trainer, keras.Model):
                 f"Received: {error}"
             ) from error
 
+    def get_metrics_result(self) -> Logs:
+        logs = super().get_metrics_result()
+        return {**logs, **self.runner.logs} if self.runner is not None and self._report else logs
+
     def drain(self) -> None:
         """Wait until no batch is in flight, and the variables have their values.
 

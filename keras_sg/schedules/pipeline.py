@@ -1,7 +1,7 @@
 """What drives a model's workers under `fit`: batches in, ticks, reports and values out."""
 
 import itertools
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +110,7 @@ class Pipeline(Runner):
         found += flight.scores()
         read = reader(model, flight.state)
         found += [(count, read([count])[0] + flight.length) for count in _counts_around(model)]
-        self._flight = None
+        self._flight, self.logs = None, flight.counts()
         if flight.state is None:
             for variable, value in found:
                 variable.assign(value)
@@ -124,6 +124,15 @@ class Pipeline(Runner):
     def abandon(self) -> None:
         if self._flight is not None:
             self._flight, self._workers = None, ()
+
+
+class _Pending(NamedTuple):
+    """A promised report: of the tick in which it was asked for, of which module, and on which batch it ran."""
+
+    tick: int
+    k: int
+    number: int | None
+    promise: Any
 
 
 class _Flight:
@@ -157,9 +166,7 @@ class _Flight:
         self._before = int(ops.convert_to_numpy(before))
         self._scale = float(ops.convert_to_numpy(loss_scale(model, read)))
         self._sizes: list[int] = []
-        # So many ticks are asked for before the oldest must be done.
-        self._ahead = 2 + ticks.depth
-        self._reports: deque[list[tuple[int, int | None, Any]]] = deque()
+        self._pending: list[_Pending] = []
         self._losses: dict[int, list[Tensor]] = defaultdict(list)
         self._metrics = list(model.metrics_variables)
         self._scores = [ops.copy(value) for value in read(self._metrics)]
@@ -190,18 +197,24 @@ class _Flight:
     def land(self) -> None:
         """Go on until nothing is in flight."""
         while self._ticks.busy:
+            self._read_reports(finished=True)
             self._advance()
-        self._ahead = 0
-        self._read_reports()
+        self._read_reports(finished=True)
 
     def _advance(self, feeds: list[Feed] | None = None) -> None:
-        self._reports.append(self._ticks.advance(feeds))
+        tick = self._ticks.tick
+        self._pending += [_Pending(tick, *report) for report in self._ticks.advance(feeds)]
         self._read_reports()
 
-    def _read_reports(self) -> None:
-        while len(self._reports) > self._ahead:
-            for k, number, promise in self._reports.popleft():
-                self._read_report(self._programs[k], number, self._fetch(promise))
+    def _read_reports(self, finished: bool = False) -> None:
+        """Wait for reports: of what was asked for too many ticks ago, or all of them."""
+        due = [
+            one for one in self._pending if finished or self._ticks.tick - one.tick > self._ticks.ahead(one.k)
+        ]
+        for one in due:
+            self._read_report(self._programs[one.k], one.number, self._fetch(one.promise))
+        taken = set(map(id, due))
+        self._pending = [one for one in self._pending if id(one) not in taken]
 
     def _read_report(self, program: Program, number: int | None, report: Report) -> None:
         """Bring the model's metrics up to date with what a module reports of a tick."""
@@ -225,7 +238,12 @@ class _Flight:
     def logs(self) -> Logs:
         """What is known so far of the batches that were fed."""
         with _keras.scope_with(self.scores()):
-            return keras.Model.get_metrics_result(self._model)  # ours would wait for what is in flight
+            found = keras.Model.get_metrics_result(self._model)  # ours would wait for what is in flight
+        return {**found, **self.counts()}
+
+    def counts(self) -> Logs:
+        """What is reported next to the model's metrics."""
+        return {} if self._ticks.max_delay is None else {"dropped_targets": self._ticks.dropped}
 
 
 class Pipelined(Schedule):

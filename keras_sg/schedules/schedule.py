@@ -10,7 +10,13 @@ from keras_sg.types import Logs, Nested
 
 
 class Runner:
-    """Trains one model by a schedule; made anew whenever training functions are."""
+    """Trains one model by a schedule; made anew whenever training functions are.
+
+    Attributes:
+        logs: what `fit` reports next to the model's metrics.
+    """
+
+    logs: Logs = {}
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         """Take one batch.

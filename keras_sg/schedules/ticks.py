@@ -11,7 +11,7 @@ how many ticks a message may travel. In a tick nobody reads what is written in t
                                                learn 0
     module 2                         run 0     run 1
 
-`N` batches take `N + K T` ticks with `K` interfaces. This file computes nothing and knows no backend: what a
+`N` batches take `N + K T` ticks with `K` modules. This file computes nothing and knows no backend: what a
 worker returns is a promise, which is handed on unseen.
 """
 
@@ -53,7 +53,9 @@ class Ticks:
         is_there: from a promise to whether what it promises is there; for `max_delay`.
 
     Attributes:
+        tick: how many ticks there have been.
         dropped: how many targets have been dropped.
+        max_delay: as given.
     """
 
     def __init__(
@@ -64,9 +66,9 @@ class Ticks:
         is_there: Callable[[Promise], bool] = lambda promise: True,
     ) -> None:
         self._workers, self._travel = workers, 1 + slack
-        self._max_delay, self._is_there = max_delay, is_there
+        self.max_delay, self._is_there = max_delay, is_there
         self.dropped = 0
-        self._tick, self._fed = 0, 0
+        self.tick, self._fed = 0, 0
         self._batches: dict[tuple[int, int], Any] = {}  # by module and batch
         self._above: dict[tuple[int, int], Promise] = {}  # by the module that reads it, and batch
         self._below: dict[tuple[int, int], Promise] = {}
@@ -76,10 +78,19 @@ class Ticks:
         """How many ticks a batch takes from the first module to the last."""
         return (len(self._workers) - 1) * self._travel
 
+    def ahead(self, k: int) -> int:
+        """How many ticks may be asked of a module before the oldest must be done.
+
+        Where nobody waits for late targets, the first module sets the pace, and others may fall behind it.
+        """
+        if self.max_delay is None:
+            return 2 + self.depth
+        return self.max_delay if k else 1
+
     @property
     def busy(self) -> bool:
         """Whether something is still to be done with a batch that was fed."""
-        return self._fed > 0 and (self._tick < self._fed + self.depth or bool(self._below))
+        return self._fed > 0 and (self.tick < self._fed + self.depth or bool(self._below))
 
     def advance(self, batch: Sequence[Any] | None = None) -> list[tuple[int, int | None, Promise]]:
         """One tick.
@@ -96,7 +107,7 @@ class Ticks:
         written: list[tuple[int, int, Told]] = []
         reports = []
         for k, worker in enumerate(self._workers):
-            number = self._tick - k * self._travel
+            number = self.tick - k * self._travel
             run = None
             if 0 <= number < self._fed:
                 run = number, self._above.pop((k, number), None), self._batches.pop((k, number))
@@ -112,18 +123,18 @@ class Ticks:
                 self._above[k + 1, number] = told.above
             if k:
                 self._below[k - 1, number] = told.below
-        self._tick += 1
+        self.tick += 1
         return reports
 
     def _due(self, k: int) -> tuple[int, Promise] | None:
         """The target that the synthesizers of a module learn from in this tick, with the batch's number."""
         for number in sorted(batch for module, batch in self._below if module == k):
-            age = self._tick - (number + k * self._travel)
+            age = self.tick - (number + k * self._travel)
             if age < 2 * self._travel:
                 return None
-            if self._max_delay is None:
+            if self.max_delay is None:
                 return number, self._below.pop((k, number))
-            if age > self._max_delay:
+            if age > self.max_delay:
                 del self._below[k, number]
                 self.dropped += 1
             elif self._is_there(self._below[k, number]):
