@@ -1,7 +1,12 @@
 """Modules side by side train as the NumPy oracle of delayed targets says."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
 import keras
-import models
 import numpy as np
 import pytest
 from delayed import Adam, Delayed, Descent
@@ -12,8 +17,15 @@ from keras_sg.schedules import OnRay, SideBySide
 
 BACKEND = keras.backend.backend()
 EPOCHS, EXAMPLES = 2, 5 * BATCH
+RAY = {
+    "num_cpus": 2,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "_node_ip_address": "127.0.0.1",
+}
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="several devices of a process need JAX")
-ray = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::ResourceWarning")
+# Of Ray itself, which leaves files and processes to the end of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::ResourceWarning")
 
 
 def data(seed=0):
@@ -72,12 +84,11 @@ def test_rests():
 def cluster():
     """Ray, on this machine's loopback; shut down behind the module's tests."""
     found = pytest.importorskip("ray")
-    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    found.init("local", **RAY)
     yield found
     found.shutdown()
 
 
-@ray
 def test_actors(cluster):
     """On this backend, in processes: the oracle, the logs of the epoch, validation and a second `fit`."""
     model = mlp(2, CLASSES)
@@ -89,3 +100,59 @@ def test_actors(cluster):
     assert {"loss", "mae", "sg_loss", "sg_cosine", "module1_sg_loss", "val_loss", "val_mae"} <= set(history)
     expected = model.evaluate(x, y, BATCH, sample_weight=weight, verbose=0, return_dict=True)
     assert expected["loss"] < history["val_loss"][-1] < history["val_loss"][0]
+
+
+def test_actors_late_targets(cluster):
+    """Over a slow link, targets that are older than allowed are dropped and counted; others are not."""
+    x, y, weight = data()
+    for max_delay, some in ((2, True), (40, False)):
+        history = fit(mlp(1, CLASSES), OnRay(max_delay=max_delay, delay=0.05), epochs=1).history
+        assert (history["dropped_targets"][0] > 0) == some
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import keras
+import numpy as np
+import ray
+import test_side_by_side as module
+
+backup, killing, output = sys.argv[1:]
+ray.init("local", **module.RAY)
+model = module.mlp(1, module.CLASSES)
+schedule = module.OnRay()
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if killing == "yes" and self.epoch == 1 and batch == 2:
+            ray.kill(schedule.actors[1])
+
+callbacks = [keras.callbacks.BackupAndRestore(backup), Kill()]
+module.fit(model, schedule, module.Adam, epochs=3, callbacks=callbacks)
+np.savez(output, *model.get_weights())
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="once will do, and JAX starts fastest")
+def test_actors_killed_in_mid_epoch(tmp_path):
+    """An error names the module; the same command goes on behind the last epoch, as if nothing had been."""
+    pytest.importorskip("ray")
+    script = tmp_path / "train.py"
+    script.write_text(KILLED.format(tests=str(pathlib.Path(__file__).parent)))
+
+    def run(backup, killing):
+        command = [sys.executable, script, tmp_path / backup, killing, tmp_path / f"{backup}.npz"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+    died = run("killed", "yes")
+    assert died.returncode == 1
+    assert re.search("The process of module 1 of 2 has died", died.stderr), died.stderr[-3000:]
+    assert run("killed", "no").returncode == 0 and run("whole", "no").returncode == 0
+    with np.load(tmp_path / "killed.npz") as killed, np.load(tmp_path / "whole.npz") as whole:
+        for name in whole.files:
+            np.testing.assert_array_equal(killed[name], whole[name])

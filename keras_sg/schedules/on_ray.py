@@ -39,6 +39,9 @@ class OnRay(Pipelined):
         delay: float, seconds for which every message between modules is held back: to try out on one machine
             what a slow link does, and which slack hides it.
 
+    Attributes:
+        actors: list of Ray's handles of the actors, one a module; empty until training begins.
+
     Raises:
         ValueError: an argument is not as described. Or, in `compile`: the model's modules cannot work side by
             side, or in other processes.
@@ -82,6 +85,7 @@ class OnRay(Pipelined):
             )
         _ray()
         self.options, self.cores, self.delay = options, cores, float(delay)
+        self.actors: list[Any] = []
 
     def check(self, model: keras.Model) -> None:
         super().check(model)
@@ -121,7 +125,6 @@ class _Actors:
 
     def __init__(self, schedule: OnRay) -> None:
         self._schedule, self._ray = schedule, _ray()
-        self._actors: list[Any] = []
         self.engine = Engine(self._plan, self._fetch, self._is_there)
 
     def _plan(
@@ -143,8 +146,13 @@ class _Actors:
         ray, wire = self._ray, None
         if self._schedule.delay:
             wire = ray.remote(_Wire).options(num_cpus=0, max_concurrency=1000).remote(self._schedule.delay)
-        self._actors = [ray.remote(Host).options(**options).remote(site) for options, site in planned]
-        return [_Remote(actor, wire, not site.interfaces) for actor, (_, site) in zip(self._actors, planned)]
+        self._schedule.actors = [
+            ray.remote(Host).options(**options).remote(site) for options, site in planned
+        ]
+        return [
+            _Remote(actor, wire, not site.interfaces)
+            for actor, (_, site) in zip(self._schedule.actors, planned)
+        ]
 
     def _is_there(self, promise: Any) -> bool:
         return bool(self._ray.wait([promise], timeout=0)[0])
@@ -153,11 +161,11 @@ class _Actors:
         try:
             return self._ray.get(promise)
         except self._ray.exceptions.RayError as error:
-            dead = [k for k, actor in enumerate(self._actors) if self._is_dead(actor)]
+            dead = [k for k, actor in enumerate(self._schedule.actors) if self._is_dead(actor)]
             if not dead:
                 raise
             raise RuntimeError(
-                f"The process of module {' and '.join(map(str, dead))} of {len(self._actors)} has died, and with it "
+                f"The process of module {' and '.join(map(str, dead))} of {len(self._schedule.actors)} has died, and with it "
                 "what the modules learned since the epoch began; the model has its weights from before. With "
                 "keras.callbacks.BackupAndRestore, the same command goes on behind the last epoch. Received: "
                 f"{type(error).__name__}."
