@@ -37,7 +37,14 @@ class Interface(keras.layers.Wrapper):
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
+        predicts_gradient: whether its synthesizer is regressed on gradients.
+        needs_module_above: whether it is of no use as an output of a model.
+        own_arguments: names of the call arguments that the wrapped layer does not know.
     """
+
+    predicts_gradient = False
+    needs_module_above = True
+    own_arguments: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -97,6 +97,8 @@ class SyntheticGradient(Interface):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1.
     """
 
+    predicts_gradient = True
+
     def __init__(
         self,
         layer: keras.Layer,
@@ -239,7 +241,7 @@ class SyntheticLoss(Interface):
         )
         if not isinstance(sobolev, bool):
             raise ValueError(f"`sobolev` must be True or False. Received: sobolev={sobolev!r}.")
-        self.sobolev = sobolev
+        self.sobolev = self.predicts_gradient = sobolev
 
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         if predicted not in ((shape[0],), (shape[0], 1)):

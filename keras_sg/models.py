@@ -339,7 +339,8 @@ def _check_outputs(model: keras.Model) -> None:
         while is_graph(layer) and not _keras.consumed(graph, output):
             graph, output = layer, layer.outputs[index]
             layer, index = _keras.producer(output)
-        if isinstance(layer, Interface) and not _keras.consumed(graph, output):
+        needy = isinstance(layer, Interface) and layer.needs_module_above
+        if needy and not _keras.consumed(graph, output):
             raise ValueError(
                 f"Interface {layer.name!r} is an output of the model: there is no module behind it to "
                 "learn from. The last module takes the true gradient; leave its layers unwrapped. "

@@ -11,7 +11,6 @@ import keras
 from keras import ops
 
 from keras_sg.interface import Interface
-from keras_sg.layers import SyntheticGradient
 from keras_sg.step import Lesson
 from keras_sg.types import Tensor
 
@@ -44,11 +43,7 @@ def keys_of(interfaces: list[Interface]) -> dict[int, str]:
 
 def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) -> Metrics:
     """The metrics of a model with these interfaces, by name: of all together and, if `each`, of each."""
-    gradients_only = [
-        interface
-        for interface in interfaces
-        if isinstance(interface, SyntheticGradient) or getattr(interface, "sobolev", False)
-    ]
+    gradients_only = [interface for interface in interfaces if interface.predicts_gradient]
     names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
     if len(interfaces) > 1 and each:
         names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]

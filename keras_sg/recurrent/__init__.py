@@ -1,0 +1,3 @@
+"""Recurrent networks: gradients from the future, and sequences as windows."""
+
+from keras_sg.recurrent.layer import RecurrentSyntheticGradient as RecurrentSyntheticGradient
