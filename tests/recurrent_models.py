@@ -12,12 +12,12 @@ RATE, SYNTHESIZER_RATE = 0.3, 0.2
 NOTHING = -9.0  # what stands at a step that is masked
 
 
-def windows(seed=0, rows=ROWS):
+def windows(seed=0):
     """12 windows: inputs `(12, 4, 3, 2)`, targets `(12, 4, 3, 2)`, ends `(12, 4)`; float32."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(WINDOWS, rows, STEPS, FEATURES)).astype("float32")
-    y = rng.normal(size=(WINDOWS, rows, STEPS, OUTPUTS)).astype("float32")
-    ends = (rng.random((WINDOWS, rows)) < 0.25).astype("float32")
+    x = rng.normal(size=(WINDOWS, ROWS, STEPS, FEATURES)).astype("float32")
+    y = rng.normal(size=(WINDOWS, ROWS, STEPS, OUTPUTS)).astype("float32")
+    ends = (rng.random((WINDOWS, ROWS)) < 0.25).astype("float32")
     ends[4], ends[7] = 1.0, 0.0  # all at once; none
     return x, y, ends
 
@@ -37,16 +37,22 @@ def masks(seed=2):
     return mask
 
 
-def network(model_class=keras_sg.DecoupledModel, layer=None, masked=False, seed=0, rows=ROWS, **options):
-    """A recurrent network with a synthesizer that is not zero; if `masked`, a step of NOTHING is masked."""
+def network(
+    model_class=keras_sg.DecoupledModel, layer=None, masked=False, seed=0, say_nothing=False, **options
+):
+    """A recurrent network; if `masked`, a step of NOTHING is masked.
+
+    Its synthesizer is not zero in the beginning, unless it is to `say_nothing`.
+    """
     keras.utils.set_random_seed(seed)
     x, ends = keras.Input((STEPS, FEATURES), name="x"), keras.Input((), name="ends")
     h = keras.layers.Masking(NOTHING)(x) if masked else x
     layer = layer or keras.layers.SimpleRNN(UNITS, return_sequences=True, name="rnn")
-    options.setdefault("batch_size", rows)
+    options.setdefault("batch_size", ROWS)
     h = keras_sg.RecurrentSyntheticGradient(layer, **options)(h, ends=ends)
     model = model_class([x, ends], keras.layers.Dense(OUTPUTS, name="last")(h))
-    randomise(model, seed)
+    if not say_nothing:
+        randomise(model, seed)
     return model
 
 

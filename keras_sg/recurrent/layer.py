@@ -130,7 +130,8 @@ class RecurrentSyntheticGradient(Interface):
     def build(self, input_shape: Shape) -> None:
         self.batch_size = checks.batch_size(self.batch_size, input_shape, self.name)
         super().build(input_shape)
-        options = {"trainable": False}
+        # Keras on PyTorch loses what is assigned to a variable while it is seen in another precision.
+        options = {"trainable": False, "autocast": False}
         self.state = self.add_weight((self.batch_size, self.states.size), "zeros", name="state", **options)
         self.fresh = self.add_weight((self.batch_size, 1), "ones", name="fresh", **options)
 
@@ -158,7 +159,7 @@ class RecurrentSyntheticGradient(Interface):
 
     def reset_state(self) -> None:
         """Let the next window begin a sequence in every row."""
-        self.fresh.assign(ops.ones_like(self.fresh))
+        self.fresh.assign(ops.ones((self.batch_size, 1)))
 
     def call(
         self,
