@@ -5,8 +5,8 @@
 
 A network reads a start, N bits and a stop, and says the bits; in Repeat Copy the stop says how often. The
 curriculum is that of the paper: whenever the error of an epoch (120 windows) is below 0.15 bits, N grows by
-one; in Repeat Copy, N and the number of repeats R grow in turn. Sequences are trained on in windows of --steps
-steps. T_task is N + 3, or N R + 3, of the hardest level that was solved.
+one; in Repeat Copy, N and the number of repeats R grow in turn. Sequences are trained on in windows of
+--steps steps. T_task is N + 3, or N R + 3, of the hardest level that was solved.
 
     truncated      truncated backpropagation: the state is handed on, nothing comes back
     sg             what comes after a window is predicted by a linear synthesizer that sees all states

@@ -38,12 +38,13 @@ class Interface(keras.layers.Wrapper):
             built; until then this is None.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
         predicts_gradient: whether its synthesizer is regressed on gradients.
-        needs_module_above: whether it is of no use as an output of a model.
+        between_layers: whether it is between a module and the next, so that it is of no use as an output of
+            a model, and one batch is enough to tell the true gradient at it.
         own_arguments: names of the call arguments that the wrapped layer does not know.
     """
 
     predicts_gradient = False
-    needs_module_above = True
+    between_layers = True
     own_arguments: tuple[str, ...] = ()
 
     def __init__(

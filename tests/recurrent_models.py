@@ -1,5 +1,7 @@
 """The recurrent networks that the tests train, the windows for them, and the oracle with the same weights."""
 
+import itertools
+
 import keras
 import numpy as np
 from recurrent_oracle import RecurrentOracle
@@ -69,15 +71,15 @@ def interfaces_of(model):
 
 
 def optimizer():
-    return keras_sg.decoupled_optimizer(
-        keras.optimizers.SGD(RATE), keras.optimizers.SGD(SYNTHESIZER_RATE)
-    )
+    return keras_sg.decoupled_optimizer(keras.optimizers.SGD(RATE), keras.optimizers.SGD(SYNTHESIZER_RATE))
 
 
 def oracle_of(model, **options):
     (interface,) = interfaces_of(model)
     options = {"mix": interface.mix, "auxiliary": interface.auxiliary, "loss": interface.loss} | options
-    weights = (part.get_weights() for part in (interface.layer, model.get_layer("last"), interface.synthesizer))
+    weights = (
+        part.get_weights() for part in (interface.layer, model.get_layer("last"), interface.synthesizer)
+    )
     return RecurrentOracle(*weights, RATE, SYNTHESIZER_RATE, **options)
 
 
@@ -89,7 +91,10 @@ def flat(array):
 def assert_same(model, oracle, tolerance=1e-5):
     (interface,) = interfaces_of(model)
     ours = [part.get_weights() for part in (interface.layer, model.get_layer("last"), interface.synthesizer)]
-    ours += [[keras.ops.convert_to_numpy(interface.state)], [keras.ops.convert_to_numpy(interface.fresh)[:, 0]]]
+    ours += [
+        [keras.ops.convert_to_numpy(interface.state)],
+        [keras.ops.convert_to_numpy(interface.fresh)[:, 0]],
+    ]
     theirs = [oracle.cell, oracle.read_out, oracle.synthesizer, [oracle.state], [oracle.fresh]]
-    for a, b in zip(sum(ours, []), sum(theirs, [])):
+    for a, b in zip(itertools.chain(*ours), itertools.chain(*theirs)):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)

@@ -125,7 +125,5 @@ class RecurrentOracle:
         self.cell = descend(self.cell, found["cell"], self.learning_rate)
         self.read_out = descend(self.read_out, found["read_out"], self.learning_rate)
         if self.says is None:
-            self.synthesizer = descend(
-                self.synthesizer, found["synthesizer"], self.synthesizer_learning_rate
-            )
+            self.synthesizer = descend(self.synthesizer, found["synthesizer"], self.synthesizer_learning_rate)
         return found

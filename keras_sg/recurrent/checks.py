@@ -44,8 +44,8 @@ def check_batch_size(batch_size: int | None) -> int | None:
         return None
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(
-            "`batch_size` says how many rows a batch of windows always has, an integer of at least 1, or None "
-            f"where the model's input says it. Received: batch_size={batch_size!r}."
+            "`batch_size` says how many rows a batch of windows always has, an integer of at least 1, or "
+            f"None where the model's input says it. Received: batch_size={batch_size!r}."
         )
     return int(batch_size)
 
@@ -74,9 +74,9 @@ def batch_size(given: int | None, input_shape: Shape, name: str) -> int:
 def refuse_missing_ends(name: str) -> NoReturn:
     """Raise `ValueError`: there are no `ends`."""
     raise ValueError(
-        f"Recurrent interface {name!r} must be told where sequences end. Call it as layer(inputs, ends=ends), "
-        "where `ends` is an input of the model, keras.Input(()): 1 for each row whose sequence ends with the "
-        "window, else 0 (keras_sg.Windows makes them). Received: ends=None."
+        f"Recurrent interface {name!r} must be told where sequences end. Call it as layer(inputs, "
+        "ends=ends), where `ends` is an input of the model, keras.Input(()): 1 for each row whose sequence "
+        "ends with the window, else 0 (keras_sg.Windows makes them). Received: ends=None."
     )
 
 
@@ -101,8 +101,8 @@ def of_size(inputs: Tensor, rows: int, name: str) -> Tensor:
     """
     wrong = (
         f"Recurrent interface {name!r} carries a state for each of {rows} rows, so every batch must have "
-        f"{rows}; leave out the last one if it is smaller (keras_sg.Windows fills it), or make the model with "
-        "another batch_size."
+        f"{rows}; leave out the last one if it is smaller (keras_sg.Windows fills it), or make the model "
+        "with another batch_size."
     )
     if inputs.shape[0] not in (None, rows):
         raise ValueError(f"{wrong} Received: a window of shape {tuple(inputs.shape)}.")

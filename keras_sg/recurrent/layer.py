@@ -102,7 +102,7 @@ class RecurrentSyntheticGradient(Interface):
     """
 
     predicts_gradient = True
-    needs_module_above = False
+    between_layers = False
     own_arguments = ("ends",)
 
     def __init__(
@@ -121,6 +121,7 @@ class RecurrentSyntheticGradient(Interface):
         super().__init__(layer, synthesizer, loss=loss, mix=mix, **kwargs)
         self.auxiliary = auxiliary
         self.batch_size = checks.check_batch_size(batch_size)
+        self.rows = self.batch_size or 0  # those of `batch_size`, once that is known
 
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("ends") is None and isinstance(inputs, keras.KerasTensor):
@@ -128,12 +129,12 @@ class RecurrentSyntheticGradient(Interface):
         return super().__call__(inputs, *args, **kwargs)
 
     def build(self, input_shape: Shape) -> None:
-        self.batch_size = checks.batch_size(self.batch_size, input_shape, self.name)
+        self.rows = self.batch_size = checks.batch_size(self.batch_size, input_shape, self.name)
         super().build(input_shape)
         # Keras on PyTorch loses what is assigned to a variable while it is seen in another precision.
         options = {"trainable": False, "autocast": False}
-        self.state = self.add_weight((self.batch_size, self.states.size), "zeros", name="state", **options)
-        self.fresh = self.add_weight((self.batch_size, 1), "ones", name="fresh", **options)
+        self.state = self.add_weight((self.rows, self.states.size), "zeros", name="state", **options)
+        self.fresh = self.add_weight((self.rows, 1), "ones", name="fresh", **options)
 
     def _interface_shape(self, input_shape: Shape) -> Shape:
         """Build the wrapped layer; the shape of its states."""
@@ -159,7 +160,7 @@ class RecurrentSyntheticGradient(Interface):
 
     def reset_state(self) -> None:
         """Let the next window begin a sequence in every row."""
-        self.fresh.assign(ops.ones((self.batch_size, 1)))
+        self.fresh.assign(ops.ones((self.rows, 1)))
 
     def call(
         self,
@@ -173,8 +174,8 @@ class RecurrentSyntheticGradient(Interface):
         mask = _keras.mask_of(inputs) if mask is None else mask
         if not training:
             return self._idle(self.layer(inputs, mask=mask))
-        inputs = checks.of_size(inputs, self.batch_size, self.name)
-        last = checks.check_ends(ends, self.batch_size, self.name)  # (batch,), boolean
+        inputs = checks.of_size(inputs, self.rows, self.name)
+        last = checks.check_ends(ends, self.rows, self.name)  # (batch,), boolean
 
         entering, foreseen = self._enter(decoupled_step)
         output, leaving = self._run(inputs, entering, mask)
@@ -194,17 +195,17 @@ class RecurrentSyntheticGradient(Interface):
         carried = ops.stop_gradient(ops.cast(ops.copy(self.state), self.compute_dtype))
         foreseen = None
         if step is None or not step.observed:
-            weight = weights.at_interface(carried, -1, (), ops.logical_not(fresh[:, 0]))
+            weight = _counting(carried, ops.logical_not(fresh[:, 0]))
             predicted = self._predict(carried, None, weight, step)
             if self.auxiliary:
                 predicted, foreseen = ops.split(predicted, 2, axis=-1)
             carried = self._exchange(carried, weight.times(predicted), 1.0, weight, step)
-        initial = self.states.pack(self.states.initial(self.batch_size), carried.dtype)
+        initial = self.states.pack(self.states.initial(self.rows), carried.dtype)
         return ops.where(fresh, initial, carried), foreseen
 
     def _run(self, inputs: Tensor, entering: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The layer's output and its leaving state, `(batch, states)`."""
-        states = self.states.unpack(entering, self.states.initial(self.batch_size))
+        states = self.states.unpack(entering, self.states.initial(self.rows))
         self.layer.return_state = True
         try:
             output, *leaving = self.layer(inputs, initial_state=states, mask=mask)
@@ -217,16 +218,16 @@ class RecurrentSyntheticGradient(Interface):
         if isinstance(mix, float) and mix == 0.0 and foreseen is None:
             return
         goes_on = ops.logical_not(last)
-        weight = weights.at_interface(leaving, -1, (), goes_on)
+        weight = _counting(leaving, goes_on)
         said = self._predict(ops.stop_gradient(leaving), None, weight, None)[:, : self.states.size]
         said = gradients.widen(ops.stop_gradient(weight.times(said)))
         wide = gradients.widen(leaving)
         share = ops.cast(mix, said.dtype)
-        received = ops.where(share == 0.0, ops.zeros_like(said), share * said) / self.batch_size
+        received = ops.where(share == 0.0, ops.zeros_like(said), share * said) / self.rows
         self._add_silent_loss(ops.sum((wide - ops.stop_gradient(wide)) * received))
         if foreseen is not None:
             both = ops.logical_and(goes_on, ops.logical_not(ops.copy(self.fresh)[:, 0] > 0))
-            counts = weights.at_interface(leaving, -1, (), both).counting_elements(self.states.size)
+            counts = _counting(leaving, both).counting_elements(self.states.size)
             self._add_silent_loss(gradients.regression(foreseen, said, self.loss, counts))
 
     def _add_silent_loss(self, loss: Tensor) -> None:
@@ -239,10 +240,17 @@ class RecurrentSyntheticGradient(Interface):
             store[name] = ops.convert_to_numpy(getattr(self, name))
 
     def load_own_variables(self, store: Any) -> None:
-        checks.check_saved(store, self.batch_size, self.name)
+        checks.check_saved(store, self.rows, self.name)
         for name in ("state", "fresh"):
             getattr(self, name).assign(store[name])
 
     def get_config(self) -> Config:
         config = {key: value for key, value in super().get_config().items() if key not in _NOT_OURS}
         return {**config, "auxiliary": self.auxiliary, "batch_size": self.batch_size}
+
+
+def _counting(state: Tensor, rows: Tensor) -> weights.Weight:
+    """Weights at a state, `(batch, states)`: 1 in the rows, boolean `(batch,)`, that count, and else 0."""
+    found = weights.at_interface(state, -1, (), rows)
+    assert found is not None  # there is a mask
+    return found

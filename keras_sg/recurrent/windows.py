@@ -29,8 +29,8 @@ class Windows(keras.utils.PyDataset):
         y        (batch_size, steps, ...)   targets
         weights  (batch_size, steps)        of the loss: those given, or 1; 0 where the window was filled up
 
-    Where sequences run out, rows wait for the others: their windows weigh nothing, and end. So a pass (an epoch)
-    ends with an end in every row, and the next one begins afresh.
+    Where sequences run out, rows wait for the others: their windows weigh nothing, and end. So a pass (an
+    epoch) ends with an end in every row, and the next one begins afresh.
 
     The windows are in the order of time: train with `fit(..., shuffle=False)`.
 
@@ -70,11 +70,12 @@ class Windows(keras.utils.PyDataset):
         sequences = _sequences(x, y, sample_weight)
         if len(sequences) < _positive("batch_size", batch_size):
             raise ValueError(
-                "Every row of a batch plays sequences of its own, so there must be as many as rows, at least. "
-                f"Received: {len(sequences)} sequences and batch_size={batch_size}."
+                "Every row of a batch plays sequences of its own, so there must be as many as rows, at least."
+                f" Received: {len(sequences)} sequences and batch_size={batch_size}."
             )
-        self._begin(lambda: iter(sequences), steps, batch_size, None)
-        self._number = _windows_in([len(sequence.x) for sequence in sequences], self.steps, self.batch_size)
+        lengths = [len(sequence.x) for sequence in sequences]
+        number = _windows_in(lengths, _positive("steps", steps), batch_size)
+        self._begin(lambda: iter(sequences), steps, batch_size, number)
 
     @classmethod
     def from_generator(
@@ -133,8 +134,8 @@ class Windows(keras.utils.PyDataset):
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise ValueError(
-                "A text is a vector of tokens, whole numbers that stand for characters or words. Received: an "
-                f"array of shape {tokens.shape} and dtype {tokens.dtype}."
+                "A text is a vector of tokens, whole numbers that stand for characters or words. Received: "
+                f"an array of shape {tokens.shape} and dtype {tokens.dtype}."
             )
         steps, batch_size = _positive("steps", steps), _positive("batch_size", batch_size)
         length = (len(tokens) - 1) // batch_size // steps * steps
@@ -143,16 +144,17 @@ class Windows(keras.utils.PyDataset):
                 f"A text of {len(tokens)} tokens is too short for {batch_size} streams of one window of "
                 f"{steps} steps each, and one token more. Received: batch_size={batch_size}, steps={steps}."
             )
-        streams = (tokens[i : i + length * batch_size].reshape(batch_size, length) for i in (0, 1))
-        return cls(*streams, steps=steps, batch_size=batch_size)
+        x, y = (tokens[i : i + length * batch_size].reshape(batch_size, length) for i in (0, 1))
+        return cls(x, y, steps, batch_size)
 
     def _begin(
-        self, sequences: Callable[[], Iterator[_Sequence]], steps: int, batch_size: int, number: int | None
+        self, sequences: Callable[[], Iterator[_Sequence]], steps: int, batch_size: int, number: int
     ) -> None:
         keras.utils.PyDataset.__init__(self)
         self.steps, self.batch_size = _positive("steps", steps), _positive("batch_size", batch_size)
         self._sequences, self._number = sequences, number
-        self._next, self._last = 0, None
+        self._next = 0  # the index of the window that comes now
+        self._last: Batch | None = None  # the one before
 
     def __len__(self) -> int:
         return self._number
@@ -174,10 +176,10 @@ class Windows(keras.utils.PyDataset):
         if index == 0:
             self._waiting = self._sequences()
             self._rows: list[tuple[_Sequence, int] | None] = [None] * self.batch_size
-            self._like = None
+            self._like: _Sequence | None = None
         self._next = index + 1
-        self._last = self._window(last=self._next == len(self))
-        return self._last
+        self._last = batch = self._window(last=self._next == len(self))
+        return batch
 
     def _window(self, last: bool) -> Batch:
         """The next window of every row."""
@@ -190,9 +192,7 @@ class Windows(keras.utils.PyDataset):
                     self._rows[row] = new, 0
         if self._like is None:
             raise ValueError("The generator of Windows yields no sequence. Received: an iterator at its end.")
-        batch = [
-            np.zeros((self.batch_size, self.steps, *part.shape[1:]), part.dtype) for part in self._like
-        ]
+        batch = [np.zeros((self.batch_size, self.steps, *part.shape[1:]), part.dtype) for part in self._like]
         ends = np.ones(self.batch_size, "float32")
         for row, playing in enumerate(self._rows):
             if playing is None:
@@ -233,8 +233,8 @@ def _checked(sequence: tuple[Any, ...], index: int) -> _Sequence:
     weights = np.ones(len(x) if x.ndim else 0, "float32") if not weight else weight[0].astype("float32")
     if not x.ndim or not y.ndim or not len(x) or not len(x) == len(y) == len(weights) or weights.ndim != 1:
         raise ValueError(
-            "Inputs, targets and weights of a sequence have one entry a step, and at least one, of the shapes "
-            f"(length, ...), (length, ...) and (length,). Received, in sequence {index}: "
+            "Inputs, targets and weights of a sequence have one entry a step, and at least one, of the "
+            f"shapes (length, ...), (length, ...) and (length,). Received, in sequence {index}: "
             f"{[part.shape for part in (x, y, weights)]}."
         )
     return _Sequence(x, y, weights)
