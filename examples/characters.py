@@ -66,7 +66,7 @@ def build(arm, characters, units, batch_size, learning_rate):
     model = keras_sg.DecoupledModel([tokens, ends], keras.layers.Dense(characters, name="logits")(h))
     optimizer = keras.optimizers.RMSprop if arm == "no-time" else keras.optimizers.Adam
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(learning_rate), loss, steps_per_execution=100)
+    model.compile(optimizer(learning_rate), loss, steps_per_execution=runs.at_once(100))
     return model
 
 
@@ -134,9 +134,9 @@ def train(arm, steps, seed, args, characters, text, rest):
     return path
 
 
-def generate(path, characters, count, seed=0):
+def generate(path, characters, count, rng=None):
     """Text from a trained network, so many characters of it, each drawn after those before it."""
-    plain = keras_sg.strip(keras.models.load_model(path))
+    plain = keras_sg.strip(keras.models.load_model(path, compile=False))
     embedding, lstm, logits = (plain.get_layer(name) for name in ("embedding", "lstm", "logits"))
     # The same layer, that takes its state and hands it back.
     step = keras.layers.LSTM.from_config({**lstm.get_config(), "return_state": True})
@@ -144,7 +144,7 @@ def generate(path, characters, count, seed=0):
     h, *left = step(embedding(tokens), initial_state=states)
     model = keras.Model([tokens, *states], [logits(h), *left])
     step.set_weights(lstm.get_weights())
-    rng, states = np.random.default_rng(seed), [np.zeros((1, lstm.units), "float32")] * 2
+    rng, states = rng or np.random.default_rng(0), [np.zeros((1, lstm.units), "float32")] * 2
     written = [characters.index("\n")]
     for _ in range(count):
         said, *states = model.predict_on_batch([np.array([[written[-1]]], "float32"), *states])

@@ -142,7 +142,7 @@ def build(arm, steps, units, batch_size, learning_rate):
         optimizer(learning_rate),
         keras.losses.BinaryCrossentropy(from_logits=True),
         weighted_metrics=[keras.metrics.BinaryCrossentropy(from_logits=True, name="error")],
-        steps_per_execution=EPOCH,
+        steps_per_execution=runs.at_once(EPOCH),
     )
     return model
 

@@ -93,6 +93,10 @@ class Row:
         bits = (np.arange(count)[:, None] >> np.arange(CLASSES)) % 2
         return x, bits.astype("float32") if self.bits else labels
 
+    def one_batch(self):
+        """All of the data; of windows as many as there are rows."""
+        return keras.tree.map_structure(lambda part: part[:BATCH] if self.recurrent else part, self.data())
+
     def fit(self, model, epochs=EPOCHS, batch_size=BATCH, **options):
         """Train `model`; the epochs always see the same batches."""
         options = {"shuffle": False, "verbose": 0, **options}
@@ -159,7 +163,7 @@ def both():
 def recurrent(model_class=DecoupledModel, **options):
     def make():
         x, ends = keras.Input((3, 2), name="x"), keras.Input((), name="ends")
-        gru = layers.GRU(4, name="gru")
+        gru = layers.GRU(4, recurrent_initializer="glorot_uniform", name="gru")  # drawn in any dtype
         h = RecurrentSyntheticGradient(gru, batch_size=BATCH, **options)(x, ends=ends)
         return model_class([x, ends], layers.Dense(CLASSES, name="last")(h))
 
