@@ -131,15 +131,18 @@ class Backup(runs.Backup):
             super().on_epoch_end(epoch, logs)
 
 
-def build(arm, steps, units, batch_size, learning_rate):
+def build(arm, steps, units, batch_size, learning_rate, synthesizer_learning_rate=None):
     """The network of one arm, compiled."""
     x, ends = keras.Input((steps, FEATURES)), keras.Input(())
     lstm = keras.layers.LSTM(units, return_sequences=True)
     h = keras_sg.RecurrentSyntheticGradient(lstm, batch_size=batch_size, **ARMS[arm])(x, ends=ends)
     model = keras_sg.DecoupledModel([x, ends], keras.layers.Dense(1)(h))
-    optimizer = keras.optimizers.RMSprop if arm == "no-time" else keras.optimizers.Adam
+    make = keras.optimizers.RMSprop if arm == "no-time" else keras.optimizers.Adam
+    optimizer = make(learning_rate)
+    if synthesizer_learning_rate:
+        optimizer = keras_sg.decoupled_optimizer(optimizer, make(synthesizer_learning_rate))
     model.compile(
-        optimizer(learning_rate),
+        optimizer,
         keras.losses.BinaryCrossentropy(from_logits=True),
         weighted_metrics=[keras.metrics.BinaryCrossentropy(from_logits=True, name="error")],
         steps_per_execution=runs.at_once(EPOCH),
@@ -153,13 +156,14 @@ def train(arm, seed, args):
     folder = args.output / args.task / f"seed{seed}"
     results = runs.Results(folder, SERIES)
     name = f"{arm}, T={args.steps}, {args.units} units"
-    settings = {key: getattr(args, key) for key in ("task", "steps", "units", "batch_size", "learning_rate")}
+    rates = ("learning_rate", "synthesizer_learning_rate")
+    settings = {key: getattr(args, key) for key in ("task", "steps", "units", "batch_size", *rates)}
     record = results.begin(name, settings | {"seed": seed}, resume=True)
     epochs = -(-args.windows // EPOCH)
     if len(record["bits"]) >= epochs:
         return
     keras.utils.set_random_seed(seed)
-    model = build(arm, args.steps, args.units, args.batch_size, args.learning_rate)
+    model = build(arm, args.steps, args.units, args.batch_size, *(getattr(args, key) for key in rates))
     lessons = Lessons(args, seed, results, record)
     lessons.epoch = len(record["bits"])
     backup = Backup(folder / "backup" / name.replace(", ", "-"), lessons.windows)
@@ -225,6 +229,9 @@ def main(argv=None):
     parser.add_argument("--windows", type=runs.positive, default=40_000, help="rounded up to whole epochs")
     parser.add_argument("--batch-size", type=runs.positive, default=256)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--synthesizer-learning-rate", type=float, help="of an Adam of its own (default: none)"
+    )
     parser.add_argument("--seed", type=runs.whole, nargs="+", default=[1])
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/copy_task"))
     args = parser.parse_args(argv)

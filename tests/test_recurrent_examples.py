@@ -123,7 +123,9 @@ def test_what_is_generated_is_what_the_network_says(tmp_path):
 
 
 def test_no_text(tmp_path):
-    with pytest.raises(SystemExit, match="There is no text to read at .*FileNotFoundError.*Give --text a file"):
+    with pytest.raises(
+        SystemExit, match=r"There is no text to read at .*FileNotFoundError.*Give --text a file"
+    ):
         load("examples.characters").main(["--text", str(tmp_path / "none.txt")])
 
 

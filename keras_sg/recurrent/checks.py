@@ -54,7 +54,7 @@ def batch_size(given: int | None, input_shape: Shape, name: str) -> int:
     """The number of rows of a batch, from the argument or the shape of the input.
 
     Raises:
-        ValueError: neither says it, or they say different numbers.
+        ValueError: neither says it.
     """
     found = input_shape[0]
     if given is None and found is None:
@@ -62,11 +62,6 @@ def batch_size(given: int | None, input_shape: Shape, name: str) -> int:
             f"Recurrent interface {name!r} carries a state for each row of a batch, so it must know how many "
             "there are: give it batch_size=..., or make the input keras.Input(batch_shape=(rows, steps, "
             f"features)). Received: batch_size=None and an input of shape {tuple(input_shape)}."
-        )
-    if None not in (given, found) and given != found:
-        raise ValueError(
-            f"Recurrent interface {name!r} and its input must agree on the number of rows. Received: "
-            f"batch_size={given} and an input of shape {tuple(input_shape)}."
         )
     return int(found if given is None else given)
 

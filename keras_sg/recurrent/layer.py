@@ -117,7 +117,10 @@ class RecurrentSyntheticGradient(Interface):
     ) -> None:
         checks.check_layer(layer)
         if not isinstance(auxiliary, bool):
-            raise ValueError(f"`auxiliary` must be True or False. Received: auxiliary={auxiliary!r}.")
+            raise ValueError(
+                "`auxiliary` says whether the synthesizer foresees what it will say a window later, True or "
+                f"False. Received: auxiliary={auxiliary!r} (of type {type(auxiliary).__name__})."
+            )
         super().__init__(layer, synthesizer, loss=loss, mix=mix, **kwargs)
         self.auxiliary = auxiliary
         self.batch_size = checks.check_batch_size(batch_size)
