@@ -84,11 +84,11 @@ def check_ends(ends: Tensor | None, rows: int, name: str) -> Tensor:
             f"The `ends` of recurrent interface {name!r} are one number a row, of the shape ({rows},). "
             f"Received: ends of shape {tuple(ends.shape)}."
         )
-    return ops.reshape(ops.cast(ends, "bool"), (rows,))
+    return ops.cast(of_size(ends, rows, name), "bool")
 
 
 def of_size(inputs: Tensor, rows: int, name: str) -> Tensor:
-    """A window, if it has as many rows as there are states to go on with.
+    """A tensor of a batch, if it has as many rows as there are states to go on with.
 
     Raises:
         ValueError: it has not; or there are several replicas. Where TensorFlow knows the length of a batch
@@ -114,9 +114,11 @@ def of_size(inputs: Tensor, rows: int, name: str) -> Tensor:
     if inputs.shape[0] is not None:
         return inputs
     found = tf.shape(inputs)[0]
-    # XLA leaves assertions out, and stops at shapes that do not fit.
+    # XLA leaves assertions out, and stops where the ends of other rows are written down.
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(found, rows), [wrong, "Received:", found])]):
-        return tf.ensure_shape(inputs, (rows, *inputs.shape[1:]))
+        inputs = tf.identity(inputs)
+    inputs.set_shape((rows, *inputs.shape[1:]))
+    return inputs
 
 
 def check_saved(store: Any, rows: int, name: str) -> None:

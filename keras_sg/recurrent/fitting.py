@@ -39,11 +39,11 @@ def _check_arrays(model: keras.Model, recurrent: list[Interface], x: Nested, tol
     rows = told.get("batch_size") or 32
     count = len(keras.tree.flatten(x)[0])
     for interface in recurrent:
-        left = 0 if told.get("validation_split") else count % interface.batch_size
-        if rows != interface.batch_size or left:
+        left = 0 if told.get("validation_split") else count % interface.rows
+        if rows != interface.rows or left:
             raise ValueError(
-                f"Recurrent interface {interface.name!r} goes on with {interface.batch_size} rows, so fit() "
-                f"must make batches of {interface.batch_size} of them, and none may be left over. Received: "
+                f"Recurrent interface {interface.name!r} goes on with {interface.rows} rows, so fit() "
+                f"must make batches of {interface.rows} of them, and none may be left over. Received: "
                 f"batch_size={rows} and {count} rows."
             )
         ends = _ends_of(model, interface, x)

@@ -124,7 +124,7 @@ class RecurrentSyntheticGradient(Interface):
         super().__init__(layer, synthesizer, loss=loss, mix=mix, **kwargs)
         self.auxiliary = auxiliary
         self.batch_size = checks.check_batch_size(batch_size)
-        self.rows = self.batch_size or 0  # those of `batch_size`, once that is known
+        self.rows = self.batch_size or 0  # known once the layer is built
 
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("ends") is None and isinstance(inputs, keras.KerasTensor):
@@ -132,7 +132,7 @@ class RecurrentSyntheticGradient(Interface):
         return super().__call__(inputs, *args, **kwargs)
 
     def build(self, input_shape: Shape) -> None:
-        self.rows = self.batch_size = checks.batch_size(self.batch_size, input_shape, self.name)
+        self.rows = checks.batch_size(self.batch_size, input_shape, self.name)
         super().build(input_shape)
         # Keras on PyTorch loses what is assigned to a variable while it is seen in another precision.
         options = {"trainable": False, "autocast": False}

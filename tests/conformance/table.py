@@ -162,9 +162,10 @@ def both():
 
 def recurrent(model_class=DecoupledModel, **options):
     def make():
-        x, ends = keras.Input((3, 2), name="x"), keras.Input((), name="ends")
+        rows = None if "batch_size" in options else BATCH
+        x, ends = keras.Input((3, 2), rows, name="x"), keras.Input((), name="ends")
         gru = layers.GRU(4, recurrent_initializer="glorot_uniform", name="gru")  # drawn in any dtype
-        h = RecurrentSyntheticGradient(gru, batch_size=BATCH, **options)(x, ends=ends)
+        h = RecurrentSyntheticGradient(gru, **options)(x, ends=ends)
         return model_class([x, ends], layers.Dense(CLASSES, name="last")(h))
 
     return make
@@ -220,7 +221,7 @@ ROWS = {
     "value, conditional": Row(dense(SyntheticLoss, VALUE, **CUT)),
     "critic, label vectors": Row(dense(SyntheticLoss, CRITIC, **BITS), bits=True),
     "critic, sobolev": Row(dense(SyntheticLoss, CRITIC, sobolev=True, count=2, **CUT), tried=MOST),
-    "recurrent": Row(recurrent(), (3, 2), recurrent=True, tried="xla steps half callbacks killed"),
+    "recurrent": Row(recurrent(batch_size=BATCH), (3, 2), recurrent=True, tried="xla steps half killed"),
     "recurrent, auxiliary": Row(
         recurrent(keras.Model, synthesizer=MLP, auxiliary=True, loss="huber", mix=1.0),
         (3, 2),
