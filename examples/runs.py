@@ -123,6 +123,11 @@ def train(
     )
 
 
+def at_once(steps):
+    """`steps_per_execution`: so many, but on PyTorch, where Keras has it that it is 1."""
+    return 1 if keras.backend.backend() == "torch" else steps
+
+
 def whole(text):
     """An `argparse` type: an integer of at least 0."""
     return 0 if text == "0" else positive(text)

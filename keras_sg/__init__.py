@@ -12,5 +12,7 @@ from keras_sg.models import DecoupledModel as DecoupledModel
 from keras_sg.optimizers import decoupled_optimizer as decoupled_optimizer
 from keras_sg.placement import balance as balance
 from keras_sg.plain import strip as strip
+from keras_sg.recurrent import RecurrentSyntheticGradient as RecurrentSyntheticGradient
+from keras_sg.recurrent import Windows as Windows
 from keras_sg.surgery import decouple as decouple
 from keras_sg.version import __version__ as __version__

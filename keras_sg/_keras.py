@@ -109,6 +109,12 @@ def calls(model: keras.Model) -> list[Call]:
     return [(node.operation, node.arguments.args, node.arguments.kwargs, node.outputs) for node in nodes]
 
 
+def taken_by_keyword(layer: keras.Layer, name: str) -> keras.KerasTensor | None:
+    """The symbolic tensor that a layer took by keyword when it was last called with some, if any."""
+    nodes = layer._inbound_nodes
+    return nodes[-1].arguments.kwargs.get(name) if nodes else None
+
+
 def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:
     """Whether some layer of a functional model takes this symbolic tensor as an input."""
     nodes = [node for operation in getattr(model, "operations", ()) for node in operation._inbound_nodes]

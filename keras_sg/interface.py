@@ -39,10 +39,15 @@ class Interface(keras.layers.Wrapper):
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
+        between_layers: whether it is between a module and the next, so that it is of no use as an output of
+            a model, and one batch is enough to tell the true gradient at it.
+        own_arguments: names of the call arguments that the wrapped layer does not know.
     """
 
     fits_gradient = True
     predicts_loss = False
+    between_layers = True
+    own_arguments: tuple[str, ...] = ()
 
     def __init__(
         self,

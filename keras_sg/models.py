@@ -16,6 +16,7 @@ from keras_sg import _keras, batches, label_sources, reports, schedules
 from keras_sg.graph import is_graph, layers_behind
 from keras_sg.interface import Interface, interfaces_in
 from keras_sg.plain import strip
+from keras_sg.recurrent.fitting import check_windows
 from keras_sg.step import Lesson
 from keras_sg.trainers import Trainer
 from keras_sg.trainers.sparse import check_optimizer
@@ -243,6 +244,7 @@ class DecoupledModel(Trainer, keras.Model):
 
     def fit(self, x: Any = None, y: Nested = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; labels in arrays are checked before it begins."""
+        check_windows(self, x, y, *args, **kwargs)
         if y is not None:
             batches.check_labels(self, batches.arrays(y))
         self.labels_are_checked = y is not None
@@ -277,7 +279,8 @@ class DecoupledModel(Trainer, keras.Model):
         Returns:
             Dictionary from the key of each interface (its name) to a tuple
             `(synthetic, true)` of arrays of the interface's shape, float32 or wider, per example (and, as
-            is the loss, times its weight). Of an interface that is used several times, the last use.
+            is the loss, times its weight). Of an interface that is used several times, the last use. Those
+            of a `RecurrentSyntheticGradient` are not among them: a window does not hold what comes after it.
 
         Raises:
             ValueError: the model is not compiled; or the batch is empty, or does not fit the model's
@@ -410,7 +413,8 @@ def _check_outputs(model: keras.Model) -> None:
         while is_graph(layer) and not _keras.consumed(graph, output):
             graph, output = layer, layer.outputs[index]
             layer, index = _keras.producer(output)
-        if isinstance(layer, Interface) and not _keras.consumed(graph, output):
+        needy = isinstance(layer, Interface) and layer.between_layers
+        if needy and not _keras.consumed(graph, output):
             raise ValueError(
                 f"Interface {layer.name!r} is an output of the model: there is no module behind it to "
                 "learn from. The last module takes the true gradient; leave its layers unwrapped. "

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_sg import _keras
 from keras_sg.graph import is_graph
 from keras_sg.interface import Interface, interfaces_in
 from keras_sg.types import Nested
@@ -25,7 +26,8 @@ def strip(model: keras.Model) -> keras.Model:
 
     Returns:
         A plain `keras.Model`, or a `keras.Sequential` where `model` is one, not compiled. It
-        predicts exactly what `model` predicts and knows nothing of `keras_sg`. The `output` of its
+        predicts exactly what `model` predicts and knows nothing of `keras_sg`. Inputs that only interfaces
+        took (`ends` of a `RecurrentSyntheticGradient`) are none of its own. The `output` of its
         layers stays that of the graph they were made in: to make a model of intermediate
         outputs, save it and load it first.
 
@@ -45,15 +47,7 @@ def strip(model: keras.Model) -> keras.Model:
     ```
     """
     check_graph(model, "strip")
-
-    def take_out(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, Interface):
-            return take_out(layer.layer)
-        if is_graph(layer) and interfaces_in(layer):
-            return strip(layer)
-        return layer
-
-    stripped = clone(model, take_out)
+    stripped = _take_out(model)
     hidden = interfaces_in(stripped)
     if hidden:
         raise ValueError(
@@ -61,8 +55,39 @@ def strip(model: keras.Model) -> keras.Model:
             "Sequential model, where it cannot be taken out. Build that layer without it. "
             f"Received: model {model.name!r} with the layers {sorted(paths_in(model))}."
         )
+    pairs = zip(keras.tree.flatten(_inputs(model)), keras.tree.flatten(_inputs(stripped)))
+    unused = {id(new) for old, new in pairs if _keras.consumed(model, old) > _keras.consumed(stripped, new)}
+    if unused:
+        stripped = keras.Model(_without(_inputs(stripped), unused), stripped.output, name=stripped.name)
     stripped(_inputs(stripped))  # some of Keras's formats export no model that was never called
     return stripped
+
+
+def _take_out(model: keras.Model) -> keras.Model:
+    """A model without its interfaces, with all of its inputs."""
+    unknown: dict[int, tuple[str, ...]] = {}  # by the id of a layer, what only the interface around it takes
+
+    def take_out(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, Interface):
+            unknown[id(layer.layer)] = layer.own_arguments
+            return take_out(layer.layer)
+        if is_graph(layer) and interfaces_in(layer):
+            return _take_out(layer)
+        return layer
+
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Nested:
+        known = {key: value for key, value in kwargs.items() if key not in unknown.get(id(layer), ())}
+        return layer(*args, **known)
+
+    return clone(model, take_out, None if isinstance(model, keras.Sequential) else call)
+
+
+def _without(inputs: Nested, unused: set[int]) -> Nested:
+    """A structure of inputs without some of them; of a list of two, the other one."""
+    if isinstance(inputs, dict):
+        return {key: part for key, part in inputs.items() if id(part) not in unused}
+    left = [part for part in keras.tree.flatten(inputs) if id(part) not in unused]
+    return left[0] if len(left) == 1 else left
 
 
 def clone(

@@ -131,9 +131,11 @@ def _wrapper(interface: type[Interface], options: dict[str, Any]) -> Rebuild:
 
 def _check_decouple(model: keras.Model, names: list[str], interface: type[Interface]) -> None:
     check_graph(model, "decouple")
-    if not (isinstance(interface, type) and issubclass(interface, Interface)):
+    fits = isinstance(interface, type) and issubclass(interface, Interface) and interface.between_layers
+    if not fits:
         raise ValueError(
-            "`interface` must be keras_sg.SyntheticGradient or keras_sg.SyntheticLoss. "
+            "`interface` must be keras_sg.SyntheticGradient or keras_sg.SyntheticLoss (a recurrent interface "
+            "needs an input of its own: write it in, see its example). "
             f"Received: interface={interface!r} (of type {type(interface).__name__})."
         )
     if not isinstance(model, DecoupledModel):

@@ -360,3 +360,16 @@ def test_losses_of_outputs():
 )
 def test_shape_of_the_values_of_a_loss(loss, shape, expected):
     assert _keras.shape_of_values(loss, keras.ops.ones(shape), keras.ops.ones(shape)) == expected
+
+
+def test_what_a_layer_took_by_keyword():
+    class Asking(keras.layers.Layer):
+        def call(self, x, *, also=None):
+            return x
+
+    x, also = keras.Input((3,)), keras.Input(())
+    asking = Asking()
+    assert _keras.taken_by_keyword(asking, "also") is None
+    asking(x, also=also)
+    assert _keras.taken_by_keyword(asking, "also") is also
+    assert _keras.taken_by_keyword(asking, "other") is None

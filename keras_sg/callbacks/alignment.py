@@ -56,11 +56,13 @@ class GradientAlignment(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        if not isinstance(model, DecoupledModel) or not model.interfaces:
+        found = [interface for interface in getattr(model, "interfaces", ()) if interface.between_layers]
+        if not isinstance(model, DecoupledModel) or not found:
             raise ValueError(
-                "GradientAlignment compares gradients at the interfaces of a keras_sg.DecoupledModel. "
-                f"Received: model {model.name!r} (of type {type(model).__name__}) with "
-                f"{len(getattr(model, 'interfaces', []))} interfaces."
+                "GradientAlignment compares gradients at the interfaces between the layers of a "
+                "keras_sg.DecoupledModel (what comes after a window is not there to compare with). "
+                f"Received: model {model.name!r} (of type {type(model).__name__}) with {len(found)} of "
+                "them."
             )
         self.probe = batches.read(model, *self.probe)
 

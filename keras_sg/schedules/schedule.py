@@ -69,6 +69,11 @@ def check_modules(model: keras.Model, name: str) -> None:
     """
     out = f"Train with schedule='together'. Received: schedule={name!r} "
     for interface in model.interfaces:
+        if not interface.between_layers:
+            raise ValueError(
+                f"Interface {interface.name!r} (of type {type(interface).__name__}) lies between windows of time, "
+                f"not between modules, and is served in one program only. {out}and such an interface."
+            )
         if interface.mix_moves or interface.mix != 1.0:
             raise ValueError(
                 f"At interface {interface.name!r} a share of the true gradient passes (mix={interface.mix}"

@@ -15,7 +15,13 @@ from keras import layers
 from models import CLASSES, FEATURES, data
 
 import keras_sg
-from keras_sg import DecoupledModel, SyntheticGradient, SyntheticLoss, synthesizers
+from keras_sg import (
+    DecoupledModel,
+    RecurrentSyntheticGradient,
+    SyntheticGradient,
+    SyntheticLoss,
+    synthesizers,
+)
 from keras_sg.interface import interfaces_in
 
 EPOCHS, BATCH = 2, 4  # four steps an epoch
@@ -48,6 +54,7 @@ class Row:
     make: makes the model; nothing else may depend on when and where it is called.
     shape: of an example, `(features,)` or `(height, width, channels)`.
     bits: whether labels are vectors of bits, not classes.
+    recurrent: whether it takes windows, with their ends.
     optimizer: makes the optimizer.
     tried: what is tried on this row though it is slow: "xla", "steps", "mirrored", "half", "export",
         "accumulation", "data", "callbacks", "killed".
@@ -56,6 +63,7 @@ class Row:
     make: Callable
     shape: tuple = (FEATURES,)
     bits: bool = False
+    recurrent: bool = False
     optimizer: Callable = two_optimizers
     tried: str = ""
 
@@ -77,10 +85,17 @@ class Row:
 
     def data(self):
         x, _, labels = data()
+        count = len(x)
         if len(self.shape) > 1:
-            x = np.random.default_rng(1).normal(size=(len(x), *self.shape)).astype("float32")
-        bits = (np.arange(len(x))[:, None] >> np.arange(CLASSES)) % 2
+            x = np.random.default_rng(1).normal(size=(count, *self.shape)).astype("float32")
+        if self.recurrent:
+            x = [x, (np.arange(count) % 3 == 0).astype("float32")]
+        bits = (np.arange(count)[:, None] >> np.arange(CLASSES)) % 2
         return x, bits.astype("float32") if self.bits else labels
+
+    def one_batch(self):
+        """All of the data; of windows as many as there are rows."""
+        return keras.tree.map_structure(lambda part: part[:BATCH] if self.recurrent else part, self.data())
 
     def fit(self, model, epochs=EPOCHS, batch_size=BATCH, **options):
         """Train `model`; the epochs always see the same batches."""
@@ -145,6 +160,17 @@ def both():
     return DecoupledModel(inputs, layers.Dense(CLASSES, name="last")(h))
 
 
+def recurrent(model_class=DecoupledModel, **options):
+    def make():
+        rows = None if "batch_size" in options else BATCH
+        x, ends = keras.Input((3, 2), rows, name="x"), keras.Input((), name="ends")
+        gru = layers.GRU(4, recurrent_initializer="glorot_uniform", name="gru")  # drawn in any dtype
+        h = RecurrentSyntheticGradient(gru, **options)(x, ends=ends)
+        return model_class([x, ends], layers.Dense(CLASSES, name="last")(h))
+
+    return make
+
+
 def inside_a_layer():
     inputs = keras.Input((FEATURES,))
     return DecoupledModel(inputs, layers.Dense(CLASSES)(Block(5, name="block")(inputs)))
@@ -195,6 +221,12 @@ ROWS = {
     "value, conditional": Row(dense(SyntheticLoss, VALUE, **CUT)),
     "critic, label vectors": Row(dense(SyntheticLoss, CRITIC, **BITS), bits=True),
     "critic, sobolev": Row(dense(SyntheticLoss, CRITIC, sobolev=True, count=2, **CUT), tried=MOST),
+    "recurrent": Row(recurrent(batch_size=BATCH), (3, 2), recurrent=True, tried="xla steps half killed"),
+    "recurrent, auxiliary": Row(
+        recurrent(keras.Model, synthesizer=MLP, auxiliary=True, loss="huber", mix=1.0),
+        (3, 2),
+        recurrent=True,
+    ),
     "update period": Row(dense(update_period=3, **CUT), tried="mirrored half"),
     "critic, update period": Row(
         convolutional(SyntheticLoss, seldom, sobolev=True, update_period=3, **CUT), **IMAGES, tried="killed"

@@ -138,7 +138,8 @@ def built(name, kind=None, values=None):
 def with_modules_in(dtype, config, inside=False):
     """A configuration in which all interfaces, and the layers in them, have another dtype."""
     if isinstance(config, dict):
-        inside = inside or str(config.get("registered_name")).startswith("keras_sg>Synthetic")
+        kinds = ("keras_sg>Synthetic", "keras_sg>RecurrentSynthetic")
+        inside = inside or str(config.get("registered_name")).startswith(kinds)
         return {
             key: dtype if inside and key == "dtype" else with_modules_in(dtype, value, inside)
             for key, value in config.items()
@@ -156,11 +157,11 @@ def train(name, model, **options):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 2.0**8)
     loss = keras.losses.BinaryCrossentropy if row.bits else keras.losses.SparseCategoricalCrossentropy
     model.compile(optimizer, loss(from_logits=True), **options)
-    x, y = row.data()
-    weight = np.ones(y.shape if isinstance(row, Sequences) else len(x))
+    x, y = row.one_batch()
+    weight = np.ones(y.shape if isinstance(row, Sequences) else len(y))
     # A synthetic loss and a mask without sample weights do not go together on PyTorch.
     again = np.ones_like(weight) if isinstance(row, Sequences) else None
-    weight[3], weight[7] = 2.0, 0.0
+    weight[3], weight[len(y) // 2 - 1] = 2.0, 0.0
     return [model.train_on_batch(x, y, w, return_dict=True) for w in (weight, again)]
 
 
@@ -204,7 +205,7 @@ def test_two_steps(name, kind):
         assert {variable.dtype for variable in own} == {of_modules or stored}
     assert {variable.dtype for variable in keras_sg_free(model)} <= {stored}
     if isinstance(model, DecoupledModel):
-        for pair in model.interface_gradients(*ALL[name].data()).values():
+        for pair in model.interface_gradients(*ALL[name].one_batch()).values():
             if (
                 BACKEND == "tensorflow" and name not in GIVEN
             ):  # elsewhere, Keras's operations turn float64 into float32
