@@ -96,6 +96,13 @@ def run_graph(model: keras.Model, inputs: Nested, call: Callable[..., Nested]) -
     return graph._run_through_graph(inputs, call_fn=call)
 
 
+def calls_in_order(model: keras.Model) -> list[keras.Operation]:
+    """Who is called in a Functional or Sequential model, call by call, in the order in which it runs them."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    depths = sorted(graph._nodes_by_depth.items(), reverse=True)
+    return [node.operation for _, nodes in depths for node in nodes if not node.is_input]
+
+
 def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:
     """Whether some layer of a functional model takes this symbolic tensor as an input."""
     nodes = [node for operation in getattr(model, "operations", ()) for node in operation._inbound_nodes]

@@ -75,9 +75,7 @@ def measure(lesson: Lesson) -> Measure:
     return Measure(_float(lesson.loss), met, lesson.examples)
 
 
-def update(
-    metrics: Metrics, measures: Measures, batch: Tensor, finite: bool
-) -> None:
+def update(metrics: Metrics, measures: Measures, batch: Tensor, finite: bool) -> None:
     """Update the metrics from the lessons of a step.
 
     Args:

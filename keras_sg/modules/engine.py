@@ -70,7 +70,9 @@ def compiled(function: Callable[..., Any], model: keras.Model, donated: tuple[in
     import tensorflow as tf
 
     # TensorFlow counts the traces of all methods of a class together, and warns, but not those of partials.
-    return tf.function(functools.partial(function), jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
+    return tf.function(
+        functools.partial(function), jit_compile=model.jit_compile, autograph=False, reduce_retracing=True
+    )
 
 
 def reader(model: keras.Model, state: Any) -> Callable[[list[Variable]], list[Tensor]]:
@@ -79,7 +81,7 @@ def reader(model: keras.Model, state: Any) -> Callable[[list[Variable]], list[Te
     Args:
         model: the compiled model.
         state: on JAX, what Keras hands to a training step: the values of the trainable and of the other
-            variables, of the optimizer's and of the metrics'. Elsewhere None: the variables have their values.
+            variables, of the optimizer's and of the metrics'. Elsewhere None: variables have their values.
     """
     if state is None:
         return lambda variables: [variable.value for variable in variables]

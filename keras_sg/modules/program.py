@@ -67,12 +67,12 @@ class Batch(NamedTuple):
 class Ran(NamedTuple):
     """What `run` returns.
 
-    `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`, None
-    at an interface that predicts none). `arrived` are the gradients at what came from the module below, in its
-    dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and `metrics` the
-    values of other variables, None of those that did not move; `loss` the module's share of the training loss,
-    unscaled. The last module has the model's outputs, `y_pred`, and where a synthetic loss is to learn from it,
-    the loss of each example.
+    `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`,
+    None at an interface that predicts none). `arrived` are the gradients at what came from the module below,
+    in its dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and
+    `metrics` the values of other variables, None of those that did not move; `loss` the module's share of the
+    training loss, unscaled. The last module has the model's outputs, `y_pred`, and where a synthetic loss is
+    to learn from it, the loss of each example.
     """
 
     outputs: list[Passed]
@@ -234,9 +234,7 @@ class Program:
         return Step(given.labels, None, False, self._ignored, found, self.model.outputs_of_interfaces)
 
     def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:
-        synthesizers = [
-            pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)
-        ]
+        synthesizers = [pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)]
         pairs = [*zip(self.trained, trained), *synthesizers, *zip(self.fixed, fixed)]
         return _keras.scope_with([*pairs, *zip(self.metrics, metrics)])
 

@@ -143,7 +143,9 @@ class _Turns(Runner):
             found.losses.append(ran.loss)
             if k:
                 cuts = self._programs[k - 1].module.interfaces
-                waiting += [_Lesson(k - 1, *lesson) for lesson in zip(range(len(cuts)), cuts, below, ran.arrived)]
+                waiting += [
+                    _Lesson(k - 1, *lesson) for lesson in zip(range(len(cuts)), cuts, below, ran.arrived)
+                ]
             values = [ran.example_loss] if program.last else ran.values
             for value in values:
                 if value is not None:

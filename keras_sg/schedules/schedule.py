@@ -59,8 +59,8 @@ def check_modules(model: keras.Model, name: str) -> None:
         if interface.mix_moves or interface.mix != 1.0:
             raise ValueError(
                 f"At interface {interface.name!r} a share of the true gradient passes (mix={interface.mix}"
-                f"{', and it moves' if interface.mix_moves else ''}), for which the module below would have to "
-                f"wait; modules run by themselves at mix=1. {out}and a mix below 1, or one that moved."
+                f"{', and it moves' if interface.mix_moves else ''}), for which the module below would have "
+                f"to wait; modules run by themselves at mix=1. {out}and a mix below 1, or one that moved."
             )
     if replicas.distributed(model):
         raise ValueError(
@@ -69,7 +69,7 @@ def check_modules(model: keras.Model, name: str) -> None:
         )
     if type(model).train_step is not Trainer.train_step:
         raise ValueError(
-            f"Model {model.name!r} (of type {type(model).__name__}) has a train_step of its own, which takes the "
-            f"whole network through a batch. Override compute_loss or compute_metrics instead. {out}and such "
-            "a model."
+            f"Model {model.name!r} (of type {type(model).__name__}) has a train_step of its own, which takes "
+            f"the whole network through a batch. Override compute_loss or compute_metrics instead. {out}and "
+            "such a model."
         )

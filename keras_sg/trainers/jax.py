@@ -165,7 +165,9 @@ class JaxTrainer(Mixin):
 
     def _values(self, scope: keras.StatelessScope) -> State:
         """The state at the end of a scope."""
-        return tuple([scope.get_current_value(variable) for variable in owned] for owned in self.owned_variables())
+        return tuple(
+            [scope.get_current_value(variable) for variable in owned] for owned in self.owned_variables()
+        )
 
     def owned_variables(self) -> tuple[list[Variable], ...]:
         """The variables that a state has the values of."""
@@ -186,7 +188,9 @@ class JaxTrainer(Mixin):
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The training loss, and the loss of each example, `(batch,)`."""
-        values = [(variable, _keras.uncast(variable)) for owned in self.owned_variables() for variable in owned]
+        values = [
+            (variable, _keras.uncast(variable)) for owned in self.owned_variables() for variable in owned
+        ]
 
         def loss_of(weights: Nested) -> Tensor:
             with keras.StatelessScope(values):

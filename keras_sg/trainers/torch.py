@@ -65,7 +65,9 @@ class TorchTrainer(Mixin):
     ) -> tuple[Logs, None]:
         """End a step that modules have taken one by one; see `finish` of the trainer for JAX."""
         with torch.no_grad():
-            for variable, value in zip(self.non_trainable_variables + self.metrics_variables, fixed + metrics):
+            for variable, value in zip(
+                self.non_trainable_variables + self.metrics_variables, fixed + metrics
+            ):
                 if value is not None:
                     variable.assign(value)
             sparse = TorchSparseUpdates(self)
