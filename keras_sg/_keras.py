@@ -15,6 +15,7 @@ import keras
 from keras import ops
 from keras.src import backend
 from keras.src.backend.common.variables import get_autocast_scope
+from keras.src.models.functional import Functional
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
 from keras.src.trainers.data_adapters import get_data_adapter
@@ -94,6 +95,11 @@ def run_graph(model: keras.Model, inputs: Nested, call: Callable[..., Nested]) -
     """
     graph = model._functional if isinstance(model, keras.Sequential) else model
     return graph._run_through_graph(inputs, call_fn=call)
+
+
+def runs_its_graph(model: keras.Model) -> bool:
+    """Whether the call of a Functional or Sequential model is that of Keras, and not of its own class."""
+    return type(model).call in (Functional.call, keras.Sequential.call)
 
 
 def calls_in_order(model: keras.Model) -> list[keras.Operation]:

@@ -33,15 +33,13 @@ class Interface(keras.layers.Wrapper):
     """What the two kinds of interface share: a layer, a synthesizer, and labels.
 
     Attributes:
-        fits_gradient: whether the synthesizer regresses on the gradient that arrives at the interface.
-        predicts_loss: whether it predicts a loss of each example.
+        predicts_loss: whether the synthesizer predicts a loss of each example.
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
     """
 
-    fits_gradient = True
     predicts_loss = False
 
     def __init__(
@@ -102,6 +100,11 @@ class Interface(keras.layers.Wrapper):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self.layer.trainable = value
+
+    @property
+    def fits_gradient(self) -> bool:
+        """Whether the synthesizer regresses on the gradient that arrives at the interface."""
+        return True
 
     @property
     def mix(self) -> float:

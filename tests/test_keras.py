@@ -314,7 +314,7 @@ def test_a_call_is_told_from_others_of_the_same_layer():
 def test_a_graph_is_run_with_other_calls(sequential):
     layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")]
     model = keras.Sequential([keras.Input((3,)), *layers])
-    model = model if sequential else keras.Model(model.inputs, model.outputs)
+    model = model if sequential else keras.Model(model.inputs[0], model.outputs[0])
     called = []
 
     def call(layer, *args, **kwargs):
@@ -325,6 +325,23 @@ def test_a_graph_is_run_with_other_calls(sequential):
     output = _keras.run_graph(model, inputs, call)
     assert called == layers == _keras.calls_in_order(model) and output.shape == (None, 2)
     assert _keras.call_of(_keras.call_of(output)[2][0])[2] == [inputs]
+
+
+class WithTrainStep(keras.Model):
+    def train_step(self, *args):
+        raise NotImplementedError
+
+
+class WithCall(keras.Model):
+    def call(self, x):
+        return super().call(x) + 1
+
+
+@pytest.mark.parametrize("make, expected", [(keras.Model, True), (WithTrainStep, True), (WithCall, False)])
+def test_models_with_a_call_of_their_own_are_known(make, expected):
+    inputs = keras.Input((3,))
+    assert _keras.runs_its_graph(make(inputs, keras.layers.Dense(2)(inputs))) is expected
+    assert _keras.runs_its_graph(keras.Sequential([inputs, keras.layers.Dense(2)]))
 
 
 def test_calls_are_listed_in_the_order_in_which_they_are_made():
@@ -351,7 +368,7 @@ def test_losses_are_added_in_the_place_of_the_models_own():
     model = keras.Model(inputs, keras.layers.Dense(1, kernel_regularizer="l2")(inputs))
     model.compile("sgd", "mse")
     y = keras.ops.ones((2, 1))
-    compute = lambda: float(_keras.compute_loss(model, None, y, y + 1, None))
+    compute = lambda: keras.ops.convert_to_numpy(_keras.compute_loss(model, None, y, y + 1, None))
     own = compute()
     assert own > 1
     with _keras.adding(model, [keras.ops.convert_to_tensor(2.0), keras.ops.convert_to_tensor(3.0)]):

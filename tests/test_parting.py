@@ -169,7 +169,7 @@ def test_a_model_that_decouple_has_cut_in_nested_models():
     check(keras_sg.decouple(plain, ["inner/a", "inner/b"]), "a", "b", "last")
     check(keras_sg.decouple(plain, "inner"), "inner", "last")
     with pytest.raises(
-        ValueError, match=r"Cut it behind layers that .* nested in it has: the last of those inside"
+        ValueError, match=r"Cut it behind layers that .* nested in it has; behind the last of those inside"
     ):
         part(keras_sg.decouple(plain, ["inner/a", "inner"]))
 
@@ -227,6 +227,31 @@ def test_an_interface_inside_another_layer():
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(cut(dense(4, "seen"))(hiding(inputs))))
     expected = r"'hidden' sits inside a layer that is neither a Functional nor a Sequential model"
     with pytest.raises(ValueError, match=expected):
+        part(model)
+
+
+class Own(keras.Model):
+    """A functional model with a call of its own, which its graph does not tell."""
+
+    def call(self, inputs, **kwargs):
+        return 2 * super().call(inputs, **kwargs)
+
+
+def test_an_interface_inside_a_model_with_a_call_of_its_own():
+    inner_inputs, inputs = keras.Input((6,)), keras.Input((6,))
+    inner = Own(inner_inputs, dense(4, "above")(cut(dense(5, "hidden"))(inner_inputs)))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(inner(inputs)))
+    with pytest.raises(ValueError, match=r"'hidden' sits inside a layer .* or has a call of its own"):
+        part(model)
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'masked'")
+def test_an_interface_inside_a_model_that_is_called_with_a_mask():
+    stack = [keras.Input((5, 4)), cut(layers.LSTM(3, name="hidden")), dense(4, "above")]
+    inner, inputs = keras.Sequential(stack, name="masked"), keras.Input((5, 4))
+    h = inner(inputs, mask=layers.Lambda(lambda x: x[..., 0] > 0)(inputs))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(h))
+    with pytest.raises(ValueError, match=r"'hidden' sits inside a layer .* or is called with a mask"):
         part(model)
 
 

@@ -168,8 +168,10 @@ def _opened(model: keras.Model) -> Nested:
         return model.output
 
     def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Nested:
-        if is_graph(layer) and interfaces_in(layer):
-            return _keras.run_graph(layer, args[0] if args else kwargs["inputs"], call)
+        given = [*args, *kwargs.values()]
+        alone = not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(given[1:]))
+        if is_graph(layer) and interfaces_in(layer) and _keras.runs_its_graph(layer) and alone:
+            return _keras.run_graph(layer, given[0], call)
         return layer(*args, **kwargs)
 
     return _keras.run_graph(model, model.input, call)
@@ -181,9 +183,9 @@ def _check_interfaces(model: keras.Model, placed: Sequence[Interface]) -> None:
         if times == 0:
             raise ValueError(
                 f"Interface {interface.name!r} sits inside a layer that is neither a Functional nor a "
-                "Sequential model (another interface's, for one), where the model cannot be parted. Cut it "
-                "behind layers that the model or a model nested in it has: the last of those inside, for "
-                "one, rather than all of what holds them."
+                "Sequential model (another interface's, for one), or has a call of its own, or is called "
+                "with a mask: there the model cannot be parted. Cut it behind layers that the model or a model "
+                "nested in it has; behind the last of those inside, for one, rather than what holds them."
             )
         if times > 1:
             raise ValueError(

@@ -265,9 +265,9 @@ class Program:
         idle = [interface.name for interface in self.module.interfaces if id(interface) not in met]
         if idle:
             raise ValueError(
-                f"The interfaces {idle} took no part in the training step: they are called with "
-                "training=False, so true gradients would have to pass, which a module that runs by itself "
-                "does not wait for. Call them without it, or train with schedule='together'."
+                f"The interfaces {idle} took no part in the training step: called with training=False, or "
+                "with a call of their own, they let true gradients pass, for which a module that runs by "
+                "itself does not wait. Leave the call as it is, or train with schedule='together'."
             )
 
 

@@ -9,6 +9,7 @@ A schedule is an execution option, as `jit_compile` is: it is not saved with a m
 from typing import TypeAlias
 
 from keras_sg.schedules.in_turn import InTurn as InTurn
+from keras_sg.schedules.schedule import Runner as Runner
 from keras_sg.schedules.schedule import Schedule as Schedule
 from keras_sg.schedules.schedule import Together as Together
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_sg import replicas
+from keras_sg import _keras, replicas
 from keras_sg.trainers import Trainer
 from keras_sg.types import Logs, Nested
 
@@ -67,9 +67,11 @@ def check_modules(model: keras.Model, name: str) -> None:
             "Modules that run by themselves are not replicated: neither tf.distribute nor keras.distribution "
             f"goes with them. {out}under a strategy."
         )
-    if type(model).train_step is not Trainer.train_step:
+    own = [] if type(model).train_step is Trainer.train_step else ["train_step"]
+    own += [] if _keras.runs_its_graph(model) else ["call"]
+    if own:
         raise ValueError(
-            f"Model {model.name!r} (of type {type(model).__name__}) has a train_step of its own, which takes "
-            f"the whole network through a batch. Override compute_loss or compute_metrics instead. {out}and "
+            f"Model {model.name!r} (of type {type(model).__name__}) has {own} of its own, which takes the "
+            f"whole network through a batch. Override compute_loss or compute_metrics instead. {out}and "
             "such a model."
         )
