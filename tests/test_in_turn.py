@@ -133,7 +133,7 @@ def penalized():
 
 
 def several_outputs(cut):
-    """Inputs and outputs in dictionaries; two branches that join; an output in the middle of the last module."""
+    """Inputs and outputs in dictionaries; two branches that join."""
     a, b = keras.Input((FEATURES,), name="a"), keras.Input((2,), name="b")
     left = cut(dense(5, "left2"))(cut(dense(4, "left1"))(a))
     right = cut(dense(3, "right"))(layers.Concatenate()([a, b]))

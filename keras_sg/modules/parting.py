@@ -184,8 +184,9 @@ def _check_interfaces(model: keras.Model, placed: Sequence[Interface]) -> None:
             raise ValueError(
                 f"Interface {interface.name!r} sits inside a layer that is neither a Functional nor a "
                 "Sequential model (another interface's, for one), or has a call of its own, or is called "
-                "with a mask: there the model cannot be parted. Cut it behind layers that the model or a model "
-                "nested in it has; behind the last of those inside, for one, rather than what holds them."
+                "with a mask: there the model cannot be parted. Cut it behind layers that the model or a "
+                "model nested in it has; behind the last of those inside, for one, rather than what holds "
+                "them."
             )
         if times > 1:
             raise ValueError(

@@ -51,9 +51,14 @@ def given(model: keras.Model, y: Nested, sample_weight: Nested) -> Given:
         model: the compiled `DecoupledModel`.
         y, sample_weight: of the batch, as `fit` received them, in tensors.
     """
-    found = taught.given(model, y, sample_weight)
+    found = taught.given(model, y, _copied(sample_weight))
     conditional = any(interface.label for interface in model.interfaces)
     return Given(found["labels"] if conditional else None, tuple(w.value for w in found["weights"]))
+
+
+def _copied(weights: Nested) -> Nested:
+    """Sample weights that nobody else has: on PyTorch, Keras multiplies those that a loss takes in place."""
+    return keras.tree.map_structure(lambda weight: None if weight is None else ops.copy(weight), weights)
 
 
 class Batch(NamedTuple):
@@ -242,15 +247,16 @@ class Program:
         self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values
     ) -> tuple[Tensor, Tensor | None]:
         """The last module's share of the training loss, and the loss of each example, if it is needed."""
+        sample_weight = _copied(batch.sample_weight) if self._teaches_losses else batch.sample_weight
         with _keras.adding(self.model, losses):
-            loss = _keras.compute_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
+            loss = _keras.compute_loss(self.model, batch.x, batch.y, y_pred, sample_weight)
         if not self._teaches_losses:
             return loss, None
-        constant = keras.tree.map_structure(ops.stop_gradient, y_pred)
+        constant = keras.tree.map_structure(lambda y: _keras.copy_mask(y, ops.stop_gradient(y)), y_pred)
         ones = taught.weights_of_examples(self.model, batch.y, batch.sample_weight, constant)
 
         def loss_of(flat: Values) -> tuple[Tensor, Any]:
-            packed = keras.tree.pack_sequence_as(ones, flat)
+            packed = _copied(keras.tree.pack_sequence_as(ones, flat))
             with _keras.scope_with(zip(self.metrics, metrics)), _keras.adding(self.model, []):
                 return _keras.compute_loss(self.model, batch.x, batch.y, constant, packed), ()
 

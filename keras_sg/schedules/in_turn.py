@@ -80,26 +80,32 @@ class _Lesson(NamedTuple):
 
 
 class _Found:
-    """What the parts of a step have found: by the id of a variable its gradient, or its new value.
+    """What the parts of a step have found.
 
     Attributes:
+        updates: gradients, by the id of the variable.
+        moved: new values of other variables, by the id of the variable; None of those that did not move.
         losses: shares of the training loss.
         predicted: losses of examples, by the id of the interface that predicts them; at `END`, the true ones.
-        met: interfaces whose synthesizers have learned, and `measures`, what there is to report of each.
+        met: interfaces whose synthesizers have learned.
+        measures: what there is to report of each of them.
     """
 
     def __init__(self) -> None:
-        self._values: dict[int, Tensor | None] = {}
+        self.updates: dict[int, Tensor | None] = {}
+        self.moved: dict[int, Tensor | None] = {}
         self.losses: list[Tensor] = []
         self.predicted: dict[int, Tensor | None] = {}
-        self.measures: list[list[Measure]] = []
         self.met: list[Interface] = []
+        self.measures: list[list[Measure]] = []
 
-    def add(self, variables: list[Variable], values: list[Tensor | None]) -> None:
-        self._values.update(zip(map(id, variables), values))
 
-    def of(self, variables: list[Variable]) -> list[Tensor | None]:
-        return [self._values.get(id(variable)) for variable in variables]
+def _set(found: dict[int, Tensor | None], variables: list[Variable], values: list[Tensor | None]) -> None:
+    found.update(zip(map(id, variables), values))
+
+
+def _get(found: dict[int, Tensor | None], variables: list[Variable]) -> list[Tensor | None]:
+    return [found.get(id(variable)) for variable in variables]
 
 
 class _Turns(Runner):
@@ -145,8 +151,8 @@ class _Turns(Runner):
                 batch.scale,
                 batch.whole if program.last else None,
             )
-            found.add(program.trained, ran.updates)
-            found.add(program.fixed + program.metrics, ran.fixed + ran.metrics)
+            _set(found.updates, program.trained, ran.updates)
+            _set(found.moved, program.fixed + program.metrics, ran.fixed + ran.metrics)
             found.losses.append(ran.loss)
             interfaces = [*map(id, program.module.interfaces), END]
             found.predicted.update(zip(interfaces, [*ran.values, ran.example_loss]))
@@ -157,9 +163,9 @@ class _Turns(Runner):
         return self._finish(tuple(map(model.key_of, found.met)), tuple(map(batch.rests, found.met)))(
             state,
             (
-                found.of(model.trainable_variables),
-                found.of(model.non_trainable_variables),
-                found.of(model.metrics_variables),
+                _get(found.updates, model.trainable_variables),
+                _get(found.moved, model.non_trainable_variables),
+                _get(found.moved, model.metrics_variables),
                 found.losses,
             ),
             found.measures,
@@ -201,9 +207,10 @@ class _Turns(Runner):
             value,
             batch.scale,
         )
-        found.add(program.taught[at], updates)
+        _set(found.updates, program.taught[at], updates)
         if rest:
-            found.add(held := interface.synthesizer.non_trainable_variables, [None] * len(held))
+            held = interface.synthesizer.non_trainable_variables
+            _set(found.moved, held, [None] * len(held))
         found.met.append(interface)
         found.measures.append(measures)
         return True
