@@ -76,8 +76,8 @@ class Ran(NamedTuple):
     None at an interface that predicts none). `arrived` are the gradients at what came from the module below,
     in its dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and
     `metrics` the values of other variables, None of those that did not move; `loss` the module's share of the
-    training loss, unscaled. The last module has the model's outputs, `y_pred`, and where a synthetic loss is
-    to learn from it, the loss of each example.
+    training loss, unscaled. The last module has the model's outputs, `y_pred`, their masks in a list, and
+    where a synthetic loss is to learn from it, the loss of each example.
     """
 
     outputs: list[Passed]
@@ -88,6 +88,7 @@ class Ran(NamedTuple):
     metrics: list[Tensor | None]
     loss: Tensor
     y_pred: Nested
+    masks: list[Tensor | None]
     example_loss: Tensor | None
 
 
@@ -171,6 +172,7 @@ class Program:
                 metrics=moved[len(fixed) :],
                 loss=loss,
                 y_pred=found if self.last else None,
+                masks=list(map(_keras.mask_of, keras.tree.flatten(found))) if self.last else [],
                 example_loss=example_loss,
             )
             self._check_met(step)

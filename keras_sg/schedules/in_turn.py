@@ -113,7 +113,8 @@ class _Turns(Runner):
 
     def __init__(self, model: keras.Model) -> None:
         self._model, self._programs = model, programs(model)
-        self._run = [compiled(program.run, model) for program in self._programs]
+        self._compile = functools.partial(compiled, model=model, programs={})
+        self._run = [self._compile(program.run) for program in self._programs]
         self._learn = functools.cache(self._compiled_lesson)
         self._finish = functools.cache(self._compiled_finish)
         self._rests = any(interface.update_period > 1 for interface in model.interfaces)
@@ -122,22 +123,32 @@ class _Turns(Runner):
         self._above = dict(zip(predicting, [*predicting[1:], END]))
 
     def _compiled_lesson(self, k: int, at: int, rest: bool) -> Callable[..., Any]:
-        return compiled(functools.partial(self._programs[k].learn, at, rest=rest), self._model)
+        return self._compile(functools.partial(self._programs[k].learn, at, rest=rest))
 
     def _compiled_finish(self, keys: tuple[str, ...], rests: tuple[bool, ...]) -> Callable[..., Any]:
         """The end of a step, by the order in which synthesizers learn, and which of them rest."""
 
-        def finish(state: Any, found: tuple[Any, ...], measures: list[list[Measure]], *batch: Any) -> Any:
+        def finish(
+            state: Any,
+            found: tuple[Any, ...],
+            measures: list[list[Measure]],
+            batch: Batch,
+            y_pred: Nested,
+            masks: list[Tensor | None],
+        ) -> Any:
             reported = [(key, one) for key, measured in zip(keys, measures) for one in measured]
-            return self._model.finish(state, *found, reported, *batch)
+            for output, mask in zip(keras.tree.flatten(y_pred), masks):
+                _keras.with_mask(output, mask)
+            return self._model.finish(state, *found, reported, batch, y_pred)
 
-        return compiled(finish, self._model, donated=(0,))
+        return self._compile(finish, donated=(0,))
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         model, batch = self._model, self._prepared(state, data)
         found = _Found()
         below: list[Passed] = []
         y_pred: Nested = None
+        masks: list[Tensor | None] = []
         waiting: list[_Lesson] = []
         for k, program in enumerate(self._programs):
             ran = self._run[k](
@@ -157,7 +168,7 @@ class _Turns(Runner):
             interfaces = [*map(id, program.module.interfaces), END]
             found.predicted.update(zip(interfaces, [*ran.values, ran.example_loss]))
             waiting += [_Lesson(k - 1, at, *each) for at, each in enumerate(zip(below, ran.arrived))]
-            below, y_pred = ran.outputs, ran.y_pred
+            below, y_pred, masks = ran.outputs, ran.y_pred, ran.masks
             del ran  # and with it, what the module below has handed over
             waiting = [lesson for lesson in waiting if not self._taught(lesson, batch, found)]
         return self._finish(tuple(map(model.key_of, found.met)), tuple(map(batch.rests, found.met)))(
@@ -171,6 +182,7 @@ class _Turns(Runner):
             found.measures,
             batch.whole,
             y_pred,
+            masks,
         )
 
     def _prepared(self, state: Any, data: Nested) -> _Batch:
