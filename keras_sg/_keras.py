@@ -15,6 +15,7 @@ import keras
 from keras import ops
 from keras.src import backend
 from keras.src.backend.common.variables import get_autocast_scope
+from keras.src.models.functional import Functional
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
 from keras.src.trainers.data_adapters import get_data_adapter
@@ -113,6 +114,18 @@ def taken_by_keyword(layer: keras.Layer, name: str) -> keras.KerasTensor | None:
     """The symbolic tensor that a layer took by keyword when it was last called with some, if any."""
     nodes = layer._inbound_nodes
     return nodes[-1].arguments.kwargs.get(name) if nodes else None
+
+
+def runs_its_graph(model: keras.Model) -> bool:
+    """Whether the call of a Functional or Sequential model is that of Keras, and not of its own class."""
+    return type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def calls_in_order(model: keras.Model) -> list[keras.Operation]:
+    """Who is called in a Functional or Sequential model, call by call, in the order in which it runs them."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    depths = sorted(graph._nodes_by_depth.items(), reverse=True)
+    return [node.operation for _, nodes in depths for node in nodes if not node.is_input]
 
 
 def consumed(model: keras.Model, tensor: keras.KerasTensor) -> bool:

@@ -33,8 +33,7 @@ class Interface(keras.layers.Wrapper):
     """What the two kinds of interface share: a layer, a synthesizer, and labels.
 
     Attributes:
-        fits_gradient: whether the synthesizer regresses on the gradient that arrives at the interface.
-        predicts_loss: whether it predicts a loss of each example.
+        predicts_loss: whether the synthesizer predicts a loss of each example.
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
@@ -44,7 +43,6 @@ class Interface(keras.layers.Wrapper):
         own_arguments: names of the call arguments that the wrapped layer does not know.
     """
 
-    fits_gradient = True
     predicts_loss = False
     between_layers = True
     own_arguments: tuple[str, ...] = ()
@@ -107,6 +105,11 @@ class Interface(keras.layers.Wrapper):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self.layer.trainable = value
+
+    @property
+    def fits_gradient(self) -> bool:
+        """Whether the synthesizer regresses on the gradient that arrives at the interface."""
+        return True
 
     @property
     def mix(self) -> float:

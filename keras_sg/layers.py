@@ -242,7 +242,11 @@ class SyntheticLoss(Interface):
         )
         if not isinstance(sobolev, bool):
             raise ValueError(f"`sobolev` must be True or False. Received: sobolev={sobolev!r}.")
-        self.sobolev = self.fits_gradient = sobolev
+        self.sobolev = sobolev
+
+    @property
+    def fits_gradient(self) -> bool:
+        return self.sobolev
 
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         if predicted not in ((shape[0],), (shape[0], 1)):

@@ -1,8 +1,8 @@
 """Modules side by side, in NumPy and float64: targets that come late, with no autodiff and no promises.
 
 Who has what is a dictionary of what each module wrote for which batch, and in which tick. Module `k` runs
-batch `b` in tick `b + k T`, and its synthesizer learns from the target of batch `b` in tick `b + (k + 2) T`; both
-from the weights before the tick. What has nothing to do in a tick rests: no update, no step counted.
+batch `b` in tick `b + k T`, and its synthesizer learns from the target of batch `b` in tick `b + (k + 2) T`;
+both from the weights before the tick. What has nothing to do in a tick rests: no update, no step counted.
 
 The network is that of `oracle`: tanh modules, a linear one on top, linear synthesizers, mean squared error.
 """

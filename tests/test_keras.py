@@ -313,6 +313,84 @@ def test_calls():
     assert found[1][1:3] == ((inputs,), {}) and found[2][1:3] == ((), {"inputs": first})
 
 
+def test_a_call_is_told_from_others_of_the_same_layer():
+    inputs, shared = keras.Input((3,)), keras.layers.Dense(3)
+    first = shared(inputs)
+    second = shared(first)
+    (one, *made), (two, *again) = _keras.call_of(first), _keras.call_of(second)
+    assert made == [shared, [inputs]] and again == [shared, [first]]
+    assert one != two and one == _keras.call_of(first)[0]
+    assert _keras.call_of(inputs)[2] == []
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_a_graph_is_run_with_other_calls(sequential):
+    layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model = model if sequential else keras.Model(model.inputs[0], model.outputs[0])
+    called = []
+
+    def call(layer, *args, **kwargs):
+        called.append(layer)
+        return layer(*args, **kwargs)
+
+    inputs = keras.Input((3,))
+    output = _keras.run_graph(model, inputs, call)
+    assert called == layers == _keras.calls_in_order(model) and output.shape == (None, 2)
+    assert _keras.call_of(_keras.call_of(output)[2][0])[2] == [inputs]
+
+
+class WithTrainStep(keras.Model):
+    def train_step(self, *args):
+        raise NotImplementedError
+
+
+class WithCall(keras.Model):
+    def call(self, x):
+        return super().call(x) + 1
+
+
+@pytest.mark.parametrize("make, expected", [(keras.Model, True), (WithTrainStep, True), (WithCall, False)])
+def test_models_with_a_call_of_their_own_are_known(make, expected):
+    inputs = keras.Input((3,))
+    assert _keras.runs_its_graph(make(inputs, keras.layers.Dense(2)(inputs))) is expected
+    assert _keras.runs_its_graph(keras.Sequential([inputs, keras.layers.Dense(2)]))
+
+
+def test_calls_are_listed_in_the_order_in_which_they_are_made():
+    made = []
+
+    class Noting(keras.layers.Layer):
+        def call(self, x):
+            made.append(self)
+            return x
+
+    inputs = keras.Input((3,))
+    long = Noting()(Noting()(Noting()(inputs)))
+    short = Noting()(inputs)
+    twice = Noting()
+    model = keras.Model(inputs, keras.layers.Add()([twice(twice(long)), short]))
+    made.clear()
+    model(keras.ops.ones((2, 3)))
+    listed = _keras.calls_in_order(model)
+    assert [layer for layer in listed if isinstance(layer, Noting)] == made and len(made) == 6
+
+
+def test_losses_are_added_in_the_place_of_the_models_own():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(1, kernel_regularizer="l2")(inputs))
+    model.compile("sgd", "mse")
+    y = keras.ops.ones((2, 1))
+    compute = lambda: keras.ops.convert_to_numpy(_keras.compute_loss(model, None, y, y + 1, None))
+    own = compute()
+    assert own > 1
+    with _keras.adding(model, [keras.ops.convert_to_tensor(2.0), keras.ops.convert_to_tensor(3.0)]):
+        assert compute() == 6
+    with _keras.adding(model, []):
+        assert compute() == 1
+    assert compute() == own
+
+
 def two_outputs(named=False):
     inputs = keras.Input((3,))
     b, a = keras.layers.Dense(2, name="b")(inputs), keras.layers.Dense(1, name="a")(inputs)

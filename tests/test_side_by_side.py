@@ -104,7 +104,6 @@ def test_actors(cluster):
 
 def test_actors_late_targets(cluster):
     """Over a slow link, targets that are older than allowed are dropped and counted; others are not."""
-    x, y, weight = data()
     for max_delay, some in ((2, True), (40, False)):
         history = fit(mlp(1, CLASSES), OnRay(max_delay=max_delay, delay=0.05), epochs=1).history
         assert (history["dropped_targets"][0] > 0) == some

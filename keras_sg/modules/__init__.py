@@ -1,6 +1,7 @@
 """A model taken apart at its interfaces: its modules, and what each of them does with a batch."""
 
 from keras_sg.modules.parting import Module as Module
+from keras_sg.modules.parting import met_in as met_in
 from keras_sg.modules.parting import part as part
 from keras_sg.modules.program import Batch as Batch
 from keras_sg.modules.program import Common as Common

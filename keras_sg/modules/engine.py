@@ -5,6 +5,7 @@ Here the backend is asked for: neither is among Keras's operations.
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras import ops
 from keras_sg.types import Nested, Tensor, Variable
 
 Differentiable = Callable[[list[Tensor]], tuple[Tensor, Nested]]
+Programs = dict[Any, Any]
 
 
 def differentiate(function: Differentiable, sources: list[Tensor]) -> tuple[list[Tensor | None], Nested]:
@@ -52,20 +54,30 @@ def differentiate(function: Differentiable, sources: list[Tensor]) -> tuple[list
     return list(gradients), keras.tree.map_structure(detach, found)
 
 
-def compiled(function: Callable[..., Any], model: keras.Model, donated: tuple[int, ...] = ()) -> Any:
+def compiled(
+    function: Callable[..., Any],
+    model: keras.Model,
+    donated: tuple[int, ...] = (),
+    programs: Programs | None = None,
+) -> Any:
     """A function of tensors, compiled as a model's training step is.
 
     Args:
         function: what it returns depends on nothing but its arguments.
         model: the compiled model.
         donated: on JAX, the indices of arguments whose memory results may take.
+        programs: on JAX, where functions that are alike find each other's programs, so that each is
+            compiled once; a dictionary, empty at first. None: nothing is shared.
     """
     if model.run_eagerly or keras.backend.backend() == "torch":
         return function
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(function, donate_argnums=donated) if model.jit_compile else function
+        if not model.jit_compile:
+            return function
+        program = jax.jit(function, donate_argnums=donated, keep_unused=True)
+        return program if programs is None else _Sharing(program, programs)
 
     import tensorflow as tf
 
@@ -73,6 +85,48 @@ def compiled(function: Callable[..., Any], model: keras.Model, donated: tuple[in
     return tf.function(
         functools.partial(function), jit_compile=model.jit_compile, autograph=False, reduce_retracing=True
     )
+
+
+class _Sharing:
+    """A jitted function that calls, for arguments of each kind, the first of its like that was compiled.
+
+    Functions are alike if what JAX makes of them for the compiler is, to the letter, with the numbers that
+    are constants in it: nothing that is not in that text plays a part in what they compute.
+
+    Args:
+        program: what `jax.jit` returns, with `keep_unused=True`.
+        programs: the programs of the others, by that text.
+    """
+
+    def __init__(self, program: Any, programs: Programs) -> None:
+        self._program, self._programs = program, programs
+        self._chosen: dict[Any, Any] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        import jax
+
+        leaves, structure = jax.tree.flatten(args)
+        kind = (structure, *((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves))
+        if kind not in self._chosen:
+            lowered = self._program.lower(*args)
+            text = lowered.as_text()
+            shared = self._program
+            if _says_all(text, len(leaves)):
+                key = (hashlib.sha256(text.encode()).digest(), structure, lowered.out_tree)
+                shared = self._programs.setdefault(key, self._program)
+            self._chosen[kind] = shared
+        return self._chosen[kind](*args)
+
+
+def _says_all(text: str, arguments: int) -> bool:
+    """Whether the text of a program says all about it.
+
+    It does not say which function of Python it calls back, nor the constants that JAX may be told to hand to
+    it behind its arguments.
+    """
+    _, _, main = text.partition("@main(")
+    taken = main.partition("->")[0].count("%arg")
+    return bool(main) and taken == arguments and "callback" not in text
 
 
 def reader(model: keras.Model, state: Any) -> Callable[[list[Variable]], list[Tensor]]:

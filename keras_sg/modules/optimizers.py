@@ -39,8 +39,8 @@ class Part:
 class Plan(NamedTuple):
     """What a `Part` is made of.
 
-    `config` is that of the optimizer, `indices` which of some weights it updates, and `periods` the periods in
-    which it updates weights of the model, these and others.
+    `config` is that of the optimizer, `indices` which of some weights it updates, and `periods` the periods
+    in which it updates weights of the model, these and others.
     """
 
     config: Config
@@ -76,7 +76,8 @@ def slots(optimizer: keras.optimizers.Optimizer, variables: list[Variable]) -> S
     missing = [variable.path for variable in optimizer.variables if id(variable) not in told]
     if missing:
         raise ValueError(
-            f"The state of optimizer {optimizer.name!r} (of type {type(optimizer).__name__}) cannot be parted "
+            f"The state of optimizer {optimizer.name!r} (of type {type(optimizer).__name__}) cannot "
+            "be parted "
             "among modules, for some of it belongs to no one weight. Use another, such as Adam or SGD, or a "
             f"schedule that keeps it whole ('together', 'in_turn'). Received: the state {missing}."
         )

@@ -52,9 +52,14 @@ def given(model: keras.Model, y: Nested, sample_weight: Nested) -> Given:
         model: the compiled `DecoupledModel`.
         y, sample_weight: of the batch, as `fit` received them, in tensors.
     """
-    found = taught.given(model, y, sample_weight)
+    found = taught.given(model, y, _copied(sample_weight))
     conditional = any(interface.label for interface in model.interfaces)
     return Given(found["labels"] if conditional else None, tuple(w.value for w in found["weights"]))
+
+
+def _copied(weights: Nested) -> Nested:
+    """Sample weights that nobody else has: on PyTorch, Keras multiplies those that a loss takes in place."""
+    return keras.tree.map_structure(lambda weight: None if weight is None else ops.copy(weight), weights)
 
 
 class Batch(NamedTuple):
@@ -68,12 +73,12 @@ class Batch(NamedTuple):
 class Ran(NamedTuple):
     """What `run` returns.
 
-    `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`, None
-    at an interface that predicts none). `arrived` are the gradients at what came from the module below, in its
-    dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and `metrics` the
-    values of other variables, None of those that did not move; `loss` the module's share of the training loss,
-    unscaled. The last module has the model's outputs, `y_pred`, and where a synthetic loss is to learn from it,
-    the loss of each example.
+    `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`,
+    None at an interface that predicts none). `arrived` are the gradients at what came from the module below,
+    in its dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and
+    `metrics` the values of other variables, None of those that did not move; `loss` the module's share of the
+    training loss, unscaled. The last module has the model's outputs, `y_pred`, their masks in a list, and
+    where a synthetic loss is to learn from it, the loss of each example.
     """
 
     outputs: list[Passed]
@@ -84,14 +89,16 @@ class Ran(NamedTuple):
     metrics: list[Tensor | None]
     loss: Tensor
     y_pred: Nested
+    masks: list[Tensor | None]
     example_loss: Tensor | None
 
 
 class Common(NamedTuple):
     """What the programs of a model's modules have in common.
 
-    `shares` says of each output of the model what its loss is multiplied by, `ignored` which classes stand for
-    "no label", `reached` by the id of an interface which outputs it leads to, and `predicts_losses` whether an
+    `shares` says of each output of the model what its loss is multiplied by, `ignored` which classes stand
+    for "no label", `reached` by the id of an interface which outputs it leads to, and `predicts_losses`
+    whether an
     interface of the model learns from the loss of each example.
     """
 
@@ -191,6 +198,7 @@ class Program:
                 metrics=moved[len(fixed) :],
                 loss=loss,
                 y_pred=found if self.last else None,
+                masks=list(map(_keras.mask_of, keras.tree.flatten(found))) if self.last else [],
                 example_loss=example_loss,
             )
             self._check_met(step)
@@ -267,15 +275,16 @@ class Program:
         self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values
     ) -> tuple[Tensor, Tensor | None]:
         """The last module's share of the training loss, and the loss of each example, if it is needed."""
+        sample_weight = _copied(batch.sample_weight) if self._common.predicts_losses else batch.sample_weight
         with _keras.adding(self.head, losses):
-            loss = _keras.compute_loss(self.head, batch.x, batch.y, y_pred, batch.sample_weight)
+            loss = _keras.compute_loss(self.head, batch.x, batch.y, y_pred, sample_weight)
         if not self._common.predicts_losses:
             return loss, None
-        constant = keras.tree.map_structure(ops.stop_gradient, y_pred)
+        constant = keras.tree.map_structure(lambda y: _keras.copy_mask(y, ops.stop_gradient(y)), y_pred)
         ones = taught.weights_of_examples(self.head, batch.y, batch.sample_weight, constant)
 
         def loss_of(flat: Values) -> tuple[Tensor, Any]:
-            packed = keras.tree.pack_sequence_as(ones, flat)
+            packed = _copied(keras.tree.pack_sequence_as(ones, flat))
             with _keras.scope_with(zip(self.metrics, metrics)), _keras.adding(self.head, []):
                 return _keras.compute_loss(self.head, batch.x, batch.y, constant, packed), ()
 
@@ -290,9 +299,9 @@ class Program:
         idle = [interface.name for interface in self.module.interfaces if id(interface) not in met]
         if idle:
             raise ValueError(
-                f"The interfaces {idle} took no part in the training step: they are called with "
-                "training=False, so true gradients would have to pass, which a module that runs by itself "
-                "does not wait for. Call them without it, or train with schedule='together'."
+                f"The interfaces {idle} took no part in the training step: called with training=False, or "
+                "with a call of their own, they let true gradients pass, for which a module that runs by "
+                "itself does not wait. Leave the call as it is, or train with schedule='together'."
             )
 
 

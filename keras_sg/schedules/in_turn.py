@@ -16,11 +16,13 @@ from keras import ops
 
 from keras_sg import _keras, batches
 from keras_sg.interface import Interface
-from keras_sg.modules import Batch, Given, Passed, given, part, programs
+from keras_sg.modules import Batch, Given, Passed, given, met_in, part, programs
 from keras_sg.modules.engine import compiled, loss_scale, reader
 from keras_sg.reports import Measure
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
 from keras_sg.types import Logs, Nested, Tensor, Variable
+
+END = 0  # in the place of an interface: the model's outputs, and their loss
 
 
 class InTurn(Schedule):
@@ -69,34 +71,41 @@ class _Batch(NamedTuple):
 
 
 class _Lesson(NamedTuple):
-    """What one synthesizer is to learn: `arrived` and `value` are what has come from above."""
+    """What the synthesizer at an interface, of module `k` at index `at`, learns from: what arrived at `h`."""
 
     k: int
     at: int
-    interface: Interface
     h: Passed
     arrived: Tensor | None
-    value: Tensor | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self.value is not None or not self.interface.predicts_loss
 
 
 class _Found:
-    """What the parts of a step have found: by the id of a variable its gradient, or its new value."""
+    """What the parts of a step have found.
+
+    Attributes:
+        updates: gradients, by the id of the variable.
+        moved: new values of other variables, by the id of the variable; None of those that did not move.
+        losses: shares of the training loss.
+        predicted: losses of examples, by the id of the interface that predicts them; at `END`, the true ones.
+        met: interfaces whose synthesizers have learned.
+        measures: what there is to report of each of them.
+    """
 
     def __init__(self) -> None:
-        self._values: dict[int, Tensor | None] = {}
+        self.updates: dict[int, Tensor | None] = {}
+        self.moved: dict[int, Tensor | None] = {}
         self.losses: list[Tensor] = []
-        self.measures: list[list[Measure]] = []
+        self.predicted: dict[int, Tensor | None] = {}
         self.met: list[Interface] = []
+        self.measures: list[list[Measure]] = []
 
-    def add(self, variables: list[Variable], values: list[Tensor | None]) -> None:
-        self._values.update(zip(map(id, variables), values))
 
-    def of(self, variables: list[Variable]) -> list[Tensor | None]:
-        return [self._values.get(id(variable)) for variable in variables]
+def _set(found: dict[int, Tensor | None], variables: list[Variable], values: list[Tensor | None]) -> None:
+    found.update(zip(map(id, variables), values))
+
+
+def _get(found: dict[int, Tensor | None], variables: list[Variable]) -> list[Tensor | None]:
+    return [found.get(id(variable)) for variable in variables]
 
 
 class _Turns(Runner):
@@ -104,27 +113,42 @@ class _Turns(Runner):
 
     def __init__(self, model: keras.Model) -> None:
         self._model, self._programs = model, programs(model)
-        self._run = [compiled(program.run, model) for program in self._programs]
+        self._compile = functools.partial(compiled, model=model, programs={})
+        self._run = [self._compile(program.run) for program in self._programs]
         self._learn = functools.cache(self._compiled_lesson)
         self._finish = functools.cache(self._compiled_finish)
         self._rests = any(interface.update_period > 1 for interface in model.interfaces)
+        predicting = [id(interface) for interface in met_in(model) if interface.predicts_loss]
+        # By an interface that predicts losses: whose are its targets.
+        self._above = dict(zip(predicting, [*predicting[1:], END]))
 
     def _compiled_lesson(self, k: int, at: int, rest: bool) -> Callable[..., Any]:
-        return compiled(functools.partial(self._programs[k].learn, at, rest=rest), self._model)
+        return self._compile(functools.partial(self._programs[k].learn, at, rest=rest))
 
     def _compiled_finish(self, keys: tuple[str, ...], rests: tuple[bool, ...]) -> Callable[..., Any]:
         """The end of a step, by the order in which synthesizers learn, and which of them rest."""
 
-        def finish(state: Any, found: tuple[Any, ...], measures: list[list[Measure]], *batch: Any) -> Any:
+        def finish(
+            state: Any,
+            found: tuple[Any, ...],
+            measures: list[list[Measure]],
+            batch: Batch,
+            y_pred: Nested,
+            masks: list[Tensor | None],
+        ) -> Any:
             reported = [(key, one) for key, measured in zip(keys, measures) for one in measured]
-            return self._model.finish(state, *found, reported, *batch)
+            for output, mask in zip(keras.tree.flatten(y_pred), masks):
+                _keras.with_mask(output, mask)
+            return self._model.finish(state, *found, reported, batch, y_pred)
 
-        return compiled(finish, self._model, donated=(0,))
+        return self._compile(finish, donated=(0,))
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         model, batch = self._model, self._prepared(state, data)
         found = _Found()
         below: list[Passed] = []
+        y_pred: Nested = None
+        masks: list[Tensor | None] = []
         waiting: list[_Lesson] = []
         for k, program in enumerate(self._programs):
             ran = self._run[k](
@@ -138,35 +162,27 @@ class _Turns(Runner):
                 batch.scale,
                 batch.whole if program.last else None,
             )
-            found.add(program.trained, ran.updates)
-            found.add(program.fixed + program.metrics, ran.fixed + ran.metrics)
+            _set(found.updates, program.trained, ran.updates)
+            _set(found.moved, program.fixed + program.metrics, ran.fixed + ran.metrics)
             found.losses.append(ran.loss)
-            if k:
-                cuts = self._programs[k - 1].module.interfaces
-                waiting += [
-                    _Lesson(k - 1, *lesson) for lesson in zip(range(len(cuts)), cuts, below, ran.arrived)
-                ]
-            values = [ran.example_loss] if program.last else ran.values
-            for value in values:
-                if value is not None:
-                    waiting = [lesson._replace(value=value) for lesson in waiting]
-            below, y_pred = ran.outputs, ran.y_pred
-            del ran
-            for lesson in waiting:
-                if lesson.ready:
-                    self._teach(lesson, batch, found)
-            waiting = [lesson for lesson in waiting if not lesson.ready]
+            interfaces = [*map(id, program.module.interfaces), END]
+            found.predicted.update(zip(interfaces, [*ran.values, ran.example_loss]))
+            waiting += [_Lesson(k - 1, at, *each) for at, each in enumerate(zip(below, ran.arrived))]
+            below, y_pred, masks = ran.outputs, ran.y_pred, ran.masks
+            del ran  # and with it, what the module below has handed over
+            waiting = [lesson for lesson in waiting if not self._taught(lesson, batch, found)]
         return self._finish(tuple(map(model.key_of, found.met)), tuple(map(batch.rests, found.met)))(
             state,
             (
-                found.of(model.trainable_variables),
-                found.of(model.non_trainable_variables),
-                found.of(model.metrics_variables),
+                _get(found.updates, model.trainable_variables),
+                _get(found.moved, model.non_trainable_variables),
+                _get(found.moved, model.metrics_variables),
                 found.losses,
             ),
             found.measures,
             batch.whole,
             y_pred,
+            masks,
         )
 
     def _prepared(self, state: Any, data: Nested) -> _Batch:
@@ -178,14 +194,21 @@ class _Turns(Runner):
             batches.check_labels(model, batch.y)
         _keras.make_metrics(model, *batch)
         read = reader(model, state)
-        count = int(ops.convert_to_numpy(*read([model.optimizer.iterations]))) if self._rests else 0
+        steps = int(ops.convert_to_numpy(*read([model.optimizer.iterations]))) if self._rests else 0
         labels = given(model, batch.y, batch.sample_weight)
-        return _Batch(read, count, loss_scale(model, read), _keras.inputs_of(model, batch.x), labels, batch)
+        return _Batch(read, steps, loss_scale(model, read), _keras.inputs_of(model, batch.x), labels, batch)
 
-    def _teach(self, lesson: _Lesson, batch: _Batch, found: _Found) -> None:
-        """Have a synthesizer learn, or, in a step in which it rests, measure it and hold its state."""
-        k, at, interface, h, arrived, value = lesson
-        program, synthesizer = self._programs[k], interface.synthesizer
+    def _taught(self, lesson: _Lesson, batch: _Batch, found: _Found) -> bool:
+        """Have a synthesizer learn, if all has come that it learns from.
+
+        In a step in which it rests, it is measured, and its state is held.
+        """
+        k, at, h, arrived = lesson
+        program = self._programs[k]
+        interface = program.module.interfaces[at]
+        value = found.predicted.get(self._above[id(interface)]) if interface.predicts_loss else None
+        if interface.predicts_loss and value is None:
+            return False
         rest = batch.rests(interface)
         updates, measures = self._learn(k, at, rest)(
             batch.read(program.taught[at]),
@@ -193,11 +216,13 @@ class _Turns(Runner):
             h,
             batch.labels,
             arrived,
-            value if interface.predicts_loss else None,
+            value,
             batch.scale,
         )
-        found.add(program.taught[at], updates)
+        _set(found.updates, program.taught[at], updates)
         if rest:
-            found.add(held := synthesizer.non_trainable_variables, [None] * len(held))
+            held = interface.synthesizer.non_trainable_variables
+            _set(found.moved, held, [None] * len(held))
         found.met.append(interface)
         found.measures.append(measures)
+        return True

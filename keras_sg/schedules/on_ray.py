@@ -75,7 +75,8 @@ class OnRay(Pipelined):
         each = options if isinstance(options, (list, tuple)) else [options or {}]
         if not all(isinstance(one, dict) for one in each):
             raise ValueError(
-                "`options` is a dictionary of what Ray is asked for each actor, or a list of them, one a module. "
+                "`options` is a dictionary of what Ray is asked for each actor, or a list of them, "
+                "one a module. "
                 f"Received: options={options!r}."
             )
         if isinstance(delay, bool) or not isinstance(delay, (int, float)) or delay < 0:
@@ -103,7 +104,8 @@ class OnRay(Pipelined):
         ]
         if own:
             raise ValueError(
-                f"Model {model.name!r} (of type {type(model).__name__}) has {own} of its own, which the process of "
+                f"Model {model.name!r} (of type {type(model).__name__}) has {own} of its own, which "
+                "the process of "
                 "its last module does not know. Compile it with losses and metrics, or train with "
                 f"schedule='in_turn'. Received: schedule={self.name!r} and {own}."
             )
@@ -165,7 +167,8 @@ class _Actors:
             if not dead:
                 raise
             raise RuntimeError(
-                f"The process of module {' and '.join(map(str, dead))} of {len(self._schedule.actors)} has died, and with it "
+                f"The process of module {' and '.join(map(str, dead))} of "
+                f"{len(self._schedule.actors)} has died, and with it "
                 "what the modules learned since the epoch began; the model has its weights from before. With "
                 "keras.callbacks.BackupAndRestore, the same command goes on behind the last epoch. Received: "
                 f"{type(error).__name__}."

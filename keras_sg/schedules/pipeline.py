@@ -127,7 +127,8 @@ class Pipeline(Runner):
 
 
 class _Pending(NamedTuple):
-    """A promised report: of the tick in which it was asked for, of which module, and on which batch it ran."""
+    """A promised report: of the tick in which it was asked for, of which module, and on which batch it
+    ran."""
 
     tick: int
     k: int
@@ -265,8 +266,10 @@ class Pipelined(Schedule):
             )
         if max_delay is not None and not (_is_count(max_delay) and max_delay >= least):
             raise ValueError(
-                "`max_delay` is how many ticks after a module ran a target may be late before it is dropped, an "
-                f"integer of at least 2 (1 + slack), {least}, the ticks that messages take; or None. Received: "
+                "`max_delay` is how many ticks after a module ran a target may be late before it is "
+                "dropped, an "
+                f"integer of at least 2 (1 + slack), {least}, the ticks that messages take; or None. "
+                "Received: "
                 f"max_delay={max_delay!r} (of type {type(max_delay).__name__})."
             )
         self.slack, self.max_delay = slack, max_delay
@@ -278,26 +281,30 @@ class Pipelined(Schedule):
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
                 "Modules that work side by side cannot share a dynamic loss scale, which all gradients of a "
-                f"step move. Use the policy 'mixed_bfloat16', which needs none. {out} schedule={self.name!r} and "
+                f"step move. Use the policy 'mixed_bfloat16', which needs none. {out} "
+                f"schedule={self.name!r} and "
                 "a LossScaleOptimizer."
             )
         for single in _keras.single_optimizers(optimizer):
             if single.global_clipnorm:
                 raise ValueError(
                     "Modules that work side by side know no norm of all gradients. Clip by weight (clipnorm, "
-                    f"clipvalue). {out} schedule={self.name!r} and global_clipnorm={single.global_clipnorm} in "
+                    f"clipvalue). {out} schedule={self.name!r} and "
+                    f"global_clipnorm={single.global_clipnorm} in "
                     f"{single.name!r}."
                 )
             if _keras.weights_without_decay(single):
                 raise ValueError(
-                    f"What {single.name!r} was told to leave out of its weight decay (exclude_from_weight_decay) "
+                    f"What {single.name!r} was told to leave out of its weight decay "
+                    "(exclude_from_weight_decay) "
                     f"cannot be handed to the modules' shares of it. {out} schedule={self.name!r}."
                 )
-        for below, above in zip(modules, modules[1:-1]):
+        for below, above in itertools.pairwise(modules[:-1]):
             lost = [cut.name for cut in below.interfaces if cut.predicts_loss]
             if lost and not any(cut.predicts_loss for cut in above.interfaces):
                 raise ValueError(
-                    f"Interface {lost[0]!r} learns from the next predicted loss, and the next module predicts "
+                    f"Interface {lost[0]!r} learns from the next predicted loss, and the next module "
+                    "predicts "
                     f"none. Give both modules interfaces of one kind. {out} schedule={self.name!r}."
                 )
 
@@ -308,7 +315,8 @@ def shares_of(optimizer: keras.optimizers.Optimizer, program: Program) -> list[S
 
 
 def plans_of(optimizer: keras.optimizers.Optimizer, programs: list[Program]) -> list[list[list[Plan]]]:
-    """By module, and by its own weights and each of its synthesizers, the plans of its shares of an optimizer."""
+    """By module, and by its own weights and each of its synthesizers, the plans of its shares of an
+    optimizer."""
     owners = [
         [(program.trained, 1), *zip(program.taught, [cut.update_period for cut in program.module.interfaces])]
         for program in programs

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_sg import replicas
+from keras_sg import _keras, replicas
 from keras_sg.trainers import Trainer
 from keras_sg.types import Logs, Nested
 
@@ -35,7 +35,8 @@ class Runner:
         """Wait until nothing is in flight.
 
         Returns:
-            On JAX the state, if something was in flight; else None. Elsewhere the variables have their values.
+            On JAX the state, if something was in flight; else None. Elsewhere the variables have their
+            values.
         """
 
     def abandon(self) -> None:
@@ -71,23 +72,26 @@ def check_modules(model: keras.Model, name: str) -> None:
     for interface in model.interfaces:
         if not interface.between_layers:
             raise ValueError(
-                f"Interface {interface.name!r} (of type {type(interface).__name__}) lies between windows of time, "
+                f"Interface {interface.name!r} (of type {type(interface).__name__}) lies between "
+                "windows of time, "
                 f"not between modules, and is served in one program only. {out}and such an interface."
             )
         if interface.mix_moves or interface.mix != 1.0:
             raise ValueError(
                 f"At interface {interface.name!r} a share of the true gradient passes (mix={interface.mix}"
-                f"{', and it moves' if interface.mix_moves else ''}), for which the module below would have to "
-                f"wait; modules run by themselves at mix=1. {out}and a mix below 1, or one that moved."
+                f"{', and it moves' if interface.mix_moves else ''}), for which the module below would have "
+                f"to wait; modules run by themselves at mix=1. {out}and a mix below 1, or one that moved."
             )
     if replicas.distributed(model):
         raise ValueError(
             "Modules that run by themselves are not replicated: neither tf.distribute nor keras.distribution "
             f"goes with them. {out}under a strategy."
         )
-    if type(model).train_step is not Trainer.train_step:
+    own = [] if type(model).train_step is Trainer.train_step else ["train_step"]
+    own += [] if _keras.runs_its_graph(model) else ["call"]
+    if own:
         raise ValueError(
-            f"Model {model.name!r} (of type {type(model).__name__}) has a train_step of its own, which takes the "
-            f"whole network through a batch. Override compute_loss or compute_metrics instead. {out}and such "
-            "a model."
+            f"Model {model.name!r} (of type {type(model).__name__}) has {own} of its own, which takes the "
+            f"whole network through a batch. Override compute_loss or compute_metrics instead. {out}and "
+            "such a model."
         )

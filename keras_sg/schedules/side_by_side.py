@@ -22,8 +22,8 @@ class SideBySide(Pipelined):
 
     Args:
         devices: list of the devices, one a module, in their order: of `jax.devices()`, or their names as
-            `keras.distribution.list_devices()` has them (`"gpu:0"`). A device may be named several times. None:
-            all of `jax.devices()`, in turn.
+            `keras.distribution.list_devices()` has them (`"gpu:0"`). A device may be named several times.
+            None: all of `jax.devices()`, in turn.
         slack: integer of at least 0: messages travel `1 + slack` ticks, which hides a slow link.
         max_delay: None, or an integer of at least `2 (1 + slack)`: how many ticks after a module ran a target
             may be late. A target that is not there when it is due is not waited for then, and later ones than

@@ -1,8 +1,8 @@
 """Side by side, as a schedule: which module gets what in which tick.
 
-In tick `t`, module `k` runs batch `t - k T`, on what module `k - 1` wrote `T` ticks before, and its synthesizers
-learn from the target of batch `t - k T - 2 T`, which module `k + 1` wrote `T` ticks before; `T = 1 + slack` is
-how many ticks a message may travel. In a tick nobody reads what is written in the same tick.
+In tick `t`, module `k` runs batch `t - k T`, on what module `k - 1` wrote `T` ticks before, and its
+synthesizers learn from the target of batch `t - k T - 2 T`, which module `k + 1` wrote `T` ticks before;
+`T = 1 + slack` is how many ticks a message may travel. In a tick nobody reads what is written in it.
 
     T = 1        tick 0    tick 1    tick 2    tick 3
     module 0     run 0     run 1     run 2     run 3
@@ -22,7 +22,7 @@ Promise = Any
 
 
 class Told(NamedTuple):
-    """What a worker says in a tick, as promises: to the module above, to that below, and to whoever reports."""
+    """What a worker says in a tick, as promises: to the module above, to that below, and in report."""
 
     above: Promise
     below: Promise
@@ -48,8 +48,8 @@ class Ticks:
     Args:
         workers: the modules, in their order.
         slack: how many ticks more than one a message may travel.
-        max_delay: None: a synthesizer learns from every target, in the tick in which it is due. Otherwise in the
-            first tick in which it is there, at most so many after the module ran; then it is dropped.
+        max_delay: None: a synthesizer learns from every target, in the tick in which it is due. Otherwise in
+            the first tick in which it is there, at most so many after the module ran; then it is dropped.
         is_there: from a promise to whether what it promises is there; for `max_delay`.
 
     Attributes:

@@ -1,4 +1,5 @@
-"""One module at work by itself: its values, its share of the optimizers, and what it keeps of batches in flight."""
+"""One module at work by itself: its values, its shares of the optimizer, what it keeps of batches in
+flight."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,8 +23,8 @@ Learned = list[tuple[int, int, list[Measure]]]
 class Feed(NamedTuple):
     """What a module is to know of a batch, apart from what the module below passes on.
 
-    `steps` is the number of steps before the batch, `scale` what the optimizer multiplies losses by; `batch` is
-    for the last module only.
+    `steps` is the number of steps before the batch, `scale` what the optimizer multiplies losses by; `batch`
+    is for the last module only.
     """
 
     steps: int
@@ -36,8 +37,8 @@ class Feed(NamedTuple):
 class Report(NamedTuple):
     """What a module reports of a tick.
 
-    `loss` is its share of the training loss of the batch that it ran, None if it ran none; `learned` the batch,
-    the interface's index and the measures of each lesson; `metrics` the values of its metrics.
+    `loss` is its share of the training loss of the batch that it ran, None if it ran none; `learned` the
+    batch, the interface's index and the measures of each lesson; `metrics` the values of its metrics.
     """
 
     loss: Tensor | None
@@ -46,7 +47,8 @@ class Report(NamedTuple):
 
 
 class Values(NamedTuple):
-    """The values of all that a worker moves, in the order of its program's variables and of its parts' slots."""
+    """The values of all that a worker moves, in the order of its program's variables and of its parts'
+    slots."""
 
     trained: list[Tensor]
     taught: list[list[Tensor]]
@@ -185,7 +187,9 @@ class ModuleWorker:
                 self._write(held, [before[id(variable)] for variable in held])
         self._write(program.metrics, ran.metrics)
         if program.last:
-            self._write(program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred))
+            self._write(
+                program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred, ran.masks)
+            )
         else:
             self._kept[number] = _Kept(feed, ran.outputs, fixed)
         self._update(self.parts[0], program.trained, ran.updates, feed.steps)
@@ -231,8 +235,12 @@ class ModuleWorker:
             if moved is not None:
                 self._write([*part.variables, *state], [*moved[0], *moved[1]])
 
-    def _measured(self, values: list[Tensor], batch: Batch, y_pred: Nested) -> list[Tensor]:
+    def _measured(
+        self, values: list[Tensor], batch: Batch, y_pred: Nested, masks: list[Tensor | None]
+    ) -> list[Tensor]:
         """The values of the metrics after a batch."""
+        for output, mask in zip(keras.tree.flatten(y_pred), masks):
+            _keras.with_mask(output, mask)
         head: Any = self.program.head
         metrics = self.program.metrics
         # Keras reads all of them, whatever they are; those that see no batch are kept elsewhere.
