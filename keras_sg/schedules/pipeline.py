@@ -127,8 +127,7 @@ class Pipeline(Runner):
 
 
 class _Pending(NamedTuple):
-    """A promised report: of the tick in which it was asked for, of which module, and on which batch it
-    ran."""
+    """A promised report: asked for in which tick, of which module, and on which batch it ran."""
 
     tick: int
     k: int
@@ -315,8 +314,7 @@ def shares_of(optimizer: keras.optimizers.Optimizer, program: Program) -> list[S
 
 
 def plans_of(optimizer: keras.optimizers.Optimizer, programs: list[Program]) -> list[list[list[Plan]]]:
-    """By module, and by its own weights and each of its synthesizers, the plans of its shares of an
-    optimizer."""
+    """By module, and by its own weights and each of its synthesizers: plans of its shares of an optimizer."""
     owners = [
         [(program.trained, 1), *zip(program.taught, [cut.update_period for cut in program.module.interfaces])]
         for program in programs

@@ -47,8 +47,7 @@ class Report(NamedTuple):
 
 
 class Values(NamedTuple):
-    """The values of all that a worker moves, in the order of its program's variables and of its parts'
-    slots."""
+    """The values of all that a worker moves, in the order of its program's variables and its parts' slots."""
 
     trained: list[Tensor]
     taught: list[list[Tensor]]
