@@ -90,8 +90,8 @@ def compiled(
 class _Sharing:
     """A jitted function that calls, for arguments of each kind, the first of its like that was compiled.
 
-    Functions are alike if what JAX makes of them for the compiler is, to the letter, with the numbers that are
-    constants in it: nothing that is not in that text plays a part in what they compute.
+    Functions are alike if what JAX makes of them for the compiler is, to the letter, with the numbers that
+    are constants in it: nothing that is not in that text plays a part in what they compute.
 
     Args:
         program: what `jax.jit` returns, with `keep_unused=True`.
