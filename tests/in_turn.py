@@ -15,7 +15,7 @@ X = RNG.normal(size=(EXAMPLES, FEATURES)).astype("float32")
 LABELS = RNG.integers(0, CLASSES, EXAMPLES)
 WEIGHTS = (RNG.uniform(0.5, 2, EXAMPLES) * (np.arange(EXAMPLES) % 4 > 0)).astype("float32")
 MLP = synthesizers.MLP((4,))
-VALUE = synthesizers.Value((4,), batch_normalization=False)
+VALUE = synthesizers.Value((6,))
 CRITIC = synthesizers.Critic((4,), batch_normalization=False)
 
 
