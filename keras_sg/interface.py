@@ -285,7 +285,9 @@ class Interface(keras.layers.Wrapper):
         Returns:
             `h`, on the way back from which the layer receives what the synthesizer predicts.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no `meet`, which every kind of interface needs."
+        )
 
     def _idle(self, h: Tensor) -> Tensor:
         """`h`, outside training; warns, once, where a model never says that it trains."""

@@ -3,6 +3,7 @@
 import inspect
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -27,6 +28,7 @@ PUBLIC = {
         keras_sg.callbacks.alignment,
         keras_sg.histories,
         keras_sg.plotting,
+        keras_sg.schedules,
         tuning,
     )
     for name, value in vars(holder).items()
@@ -74,6 +76,9 @@ def test_the_main_names_have_examples():
         "UpdateSize",
         "Conv",
         "Critic",
+        "InTurn",
+        "OnRay",
+        "SideBySide",
         "alignment",
         "curves",
         "gradients",
@@ -91,10 +96,16 @@ def test_links_in_the_pages_lead_somewhere():
 def test_every_public_name_is_on_an_api_page():
     pages = (ROOT / "docs" / "pages" / "api").glob("*.md")
     shown = set(re.findall(r"^::: (\S+)$", "\n".join(page.read_text() for page in pages), re.MULTILINE))
-    holders = {f"keras_sg{part}" for part in ("", ".callbacks", ".plotting", ".synthesizers", ".tuning")}
+    parts = ("", ".callbacks", ".plotting", ".schedules", ".synthesizers", ".tuning")
+    holders = {f"keras_sg{part}" for part in parts}
     public = {name for name in PUBLIC if name.rsplit(".", 1)[0] in holders}
     assert len(public) > 20
     assert public | {"keras_sg.gradients.replace_gradient"} <= shown
+
+
+def test_the_picture_of_ticks_is_what_the_schedule_does():
+    draw = runpy.run_path(str(ROOT / "docs" / "ticks.py"))["picture"]
+    assert draw() == (ROOT / "docs" / "pages" / "ticks.svg").read_text()
 
 
 def test_the_site_builds_and_needs_no_network(tmp_path):

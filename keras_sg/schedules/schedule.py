@@ -29,7 +29,7 @@ class Runner:
         Returns:
             Tuple of the logs and, on JAX, the state after the step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `step`, which every runner needs.")
 
     def drain(self) -> Any:
         """Wait until nothing is in flight.
