@@ -33,9 +33,9 @@ STYLE = """
     .head-up { fill: #c2661a; }
     .head-down { fill: #13918a; }
 """
-DESCRIPTION = """Two panels, for slack 0 and slack 1. Rows are modules, columns are ticks; a filled box is a batch
-    that a module runs, an outlined one a batch from whose target its synthesizer learns. Batch 1 is followed: h goes
-    up to the next module, its target comes down and meets the h that was kept."""
+DESCRIPTION = """Two panels, for slack 0 and slack 1. Rows are modules, columns are ticks; a filled box is a
+    batch that a module runs, an outlined one a batch from whose target its synthesizer learns. Batch 1 is
+    followed: h goes up to the next module, its target comes down and meets the h that was kept."""
 HEADS = {"up": "up", "kept": "up", "down": "down"}
 MARKERS = "".join(
     f'<marker id="{name}" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="11" markerHeight="11" '
