@@ -33,9 +33,10 @@ STYLE = """
     .head-up { fill: #c2661a; }
     .head-down { fill: #13918a; }
 """
-DESCRIPTION = """Two panels, for slack 0 and slack 1. Rows are modules, columns are ticks; a filled box is a batch that a
-    module runs, an outlined one a batch from whose target its synthesizer learns. Batch 1 is followed: h goes up to
-    the next module, its target comes down and meets the h that was kept."""
+DESCRIPTION = """Two panels, for slack 0 and slack 1. Rows are modules, columns are ticks; a filled box is a
+    batch that a module runs, an outlined one a batch from whose target its synthesizer learns. Batch 1 is
+    followed: h goes up to the next module, its target comes down and meets the h that was kept."""
+HEADS = {"up": "up", "kept": "up", "down": "down"}
 MARKERS = "".join(
     f'<marker id="{name}" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="11" markerHeight="11" '
     f'markerUnits="userSpaceOnUse" orient="auto"><path class="head-{name}" d="M0 0 10 5 0 10z"/></marker>'
@@ -85,7 +86,7 @@ def panel(slack, top):
         return f"{x + HALF // 2 + aside} {y + edge * HEIGHT}"
 
     def follow(name, start, end):
-        return f'<path class="{name}" marker-end="url(#{"down" if name == "down" else "up"})" d="M{start}L{end}"/>'
+        return f'<path class="{name}" marker-end="url(#{HEADS[name]})" d="M{start}L{end}"/>'
 
     lines = [f'<text class="name" x="0" y="{top + 16}">slack={slack}</text>']
     for tick in range(count):
@@ -119,8 +120,7 @@ def legend(top):
         lines.append(f'<rect class="{kind}" x="{x}" y="{top}" width="{HALF}" height="24" rx="4"/>')
         lines.append(f'<text class="soft" x="{x + HALF + 10}" y="{top + 17}">{text}</text>')
     for name, text, x in [("up", "h", 0), ("down", "target", 120), ("kept", "h, kept until then", 280)]:
-        head = "down" if name == "down" else "up"
-        lines.append(f'<path class="{name}" marker-end="url(#{head})" d="M{x} {top + 46}H{x + 46}"/>')
+        lines.append(f'<path class="{name}" marker-end="url(#{HEADS[name]})" d="M{x} {top + 46}H{x + 46}"/>')
         lines.append(f'<text class="soft" x="{x + 56}" y="{top + 51}">{text}</text>')
     lines.append(f'<text class="soft" x="500" y="{top + 51}">(of batch {MARKED})</text>')
     return lines
