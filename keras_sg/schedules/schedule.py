@@ -1,5 +1,6 @@
 """What a schedule is."""
 
+import abc
 from typing import Any
 
 import keras
@@ -9,9 +10,10 @@ from keras_sg.trainers import Trainer
 from keras_sg.types import Logs, Nested
 
 
-class Runner:
+class Runner(abc.ABC):
     """Trains one model by a schedule; made anew whenever training functions are."""
 
+    @abc.abstractmethod
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         """Take one batch.
 
@@ -23,7 +25,6 @@ class Runner:
         Returns:
             Tuple of the logs and, on JAX, the state after the step.
         """
-        raise NotImplementedError
 
     def drain(self) -> None:
         """Wait until nothing is in flight and the model's variables have their values."""
