@@ -27,6 +27,7 @@ PUBLIC = {
         keras_sg.callbacks.alignment,
         keras_sg.histories,
         keras_sg.plotting,
+        keras_sg.schedules,
         tuning,
     )
     for name, value in vars(holder).items()
