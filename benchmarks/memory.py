@@ -1,6 +1,8 @@
-"""Peak resident memory of training r2rt's MNIST network with synthetic gradients.
+"""Peak resident memory of training with synthetic gradients: r2rt's MNIST network, or a deep one.
 
     python -m benchmarks.memory
+    python -m benchmarks.memory --network dense
+    python -m benchmarks.memory --network convolutional
 
 Each arm trains for some steps in a process of its own, and the arms take turns:
 
@@ -8,20 +10,33 @@ Each arm trains for some steps in a process of its own, and the arms take turns:
     backprop      the same without interfaces
     r2rt graph    sg as a graph in the style of TensorFlow 1
 
-All processes import the same. Prints, in MiB, the resident memory before the model is made; its peak
-from there on, tracing and compiling included; and the peak of a second burst, when that is over.
-Ratios last: of the peaks, and of what they add to the memory before. Writes them to --output.
+Of a deep network of eight blocks (32 dense layers of 256, or 8 convolutions; `benchmarks.deep`):
+
+    in turn           interfaces between the blocks, one block after the other
+    together          the same in one program
+    backprop          no interfaces
+    rematerialized    no interfaces, each block made in a `keras.RematScope` (on JAX)
+
+All processes import the same. So that memory that is freed goes back to the system, and is not counted,
+the C library is told to map large blocks by themselves (MALLOC_MMAP_THRESHOLD_), in all arms. Prints, in
+MiB, the resident memory before the model is made; its peak from there on, tracing and compiling included;
+and the peak of a second burst, when that is over. Ratios last: of the peaks, of what they add to the memory
+before, and of the time of the second burst. Writes them to --output.
 """
 
 import json
+import os
 import statistics
+import time
 
-from benchmarks import arms, machine, timing
+from benchmarks import arms, deep, machine, timing
 from benchmarks.peers.r2rt_graph import R2rtGraph
 from examples import mnist, runs
 
 ARMS = ("sg", "backprop", "r2rt graph")
 PAIRS = [("sg", "r2rt graph"), ("sg", "backprop")]
+DEEP_PAIRS = [("in turn", "backprop"), ("in turn", "together"), ("in turn", "rematerialized")]
+THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 def child(make_burst):
@@ -30,17 +45,24 @@ def child(make_burst):
     burst = make_burst()
     burst()
     found = {"before": first.before, "peak": first.peak}
-    second = machine.Peak()
+    second, began = machine.Peak(), time.perf_counter()
     burst()
-    return found | {"later": second.peak, "added": found["peak"] - found["before"]}
+    seconds = time.perf_counter() - began
+    return found | {"later": second.peak, "added": found["peak"] - found["before"], "seconds": seconds}
 
 
 def burst(arm, steps, batch_size):
-    """A burst of steps of the arm, made anew."""
+    """A burst of steps of the arm, made anew, of r2rt's network."""
     data = arms.batches(batch_size)
     if arm == "r2rt graph":
         return arms.stepping(R2rtGraph(), data, steps)
     return arms.fitting(mnist.build(arm), data, steps)
+
+
+def _burst(args):
+    if args.network == "r2rt":
+        return burst(args.child, args.steps, args.batch_size or 256)
+    return deep.burst(args.network, args.child, args.steps, args.batch_size)
 
 
 def middle(samples):
@@ -51,32 +73,37 @@ def middle(samples):
 def line(name, found):
     return (
         f"{name}: peak {found['peak']:.0f} MiB, {found['added']:.0f} more than the {found['before']:.0f} "
-        f"before; in a later burst {found['later']:.0f}"
+        f"before; in a later burst {found['later']:.0f}, {found['seconds']:.1f} s"
     )
 
 
 def main(argv=None):
     parser = timing.parser("memory", __doc__)
     timing.add_options(parser, "memory", steps=52, rounds=3)
-    parser.add_argument("--batch-size", type=runs.positive, default=256)
-    parser.add_argument("--child", choices=ARMS, help="measure this process; print a line of JSON")
+    parser.add_argument("--network", choices=("r2rt", *deep.NETWORKS), default="r2rt")
+    parser.add_argument("--batch-size", type=runs.positive, help="by default, what suits the network")
+    parser.add_argument("--child", choices=(*ARMS, *deep.ARMS), help="measure this process; print JSON")
     args = parser.parse_args(argv)
     if args.child:
-        print(json.dumps(child(lambda: burst(args.child, args.steps, args.batch_size))))
+        print(json.dumps(child(lambda: _burst(args))))
         return
 
-    options = ("--steps", args.steps, "--batch-size", args.batch_size)
-    samples = {arm: [] for arm in ARMS}
+    chosen, pairs = (ARMS, PAIRS) if args.network == "r2rt" else (deep.arms(), DEEP_PAIRS)
+    options = ["--steps", args.steps, "--network", args.network]
+    options += [] if args.batch_size is None else ["--batch-size", args.batch_size]
+    samples = {arm: [] for arm in chosen}
+    os.environ.update(THRESHOLD)  # read by the C library when a process begins
     for _ in range(args.rounds):
-        for arm in ARMS:
+        for arm in chosen:
             samples[arm].append(machine.in_child("benchmarks.memory", "--child", arm, *options))
     medians = {arm: middle(found) for arm, found in samples.items()}
     for arm, found in medians.items():
         print(line(arm, found))
     ratios = {
         f"{what}: {a} / {b}": medians[a][what] / medians[b][what]
-        for what in ("peak", "added")
-        for a, b in PAIRS
+        for what in ("peak", "added", "seconds")
+        for a, b in pairs
+        if b in medians
     }
     timing.print_ratios(ratios)
     found = {"medians_mib": medians, "samples_mib": samples, "ratios": ratios, "machine": machine.describe()}

@@ -1,5 +1,6 @@
 """What every interface is made of: a module, a synthesizer, and labels for a conditional one."""
 
+import abc
 import functools
 import inspect
 import numbers
@@ -275,6 +276,7 @@ class Interface(keras.layers.Wrapper):
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
 
+    @abc.abstractmethod
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         """What happens at the interface in training, apart from the layer in front of it.
 
@@ -285,9 +287,6 @@ class Interface(keras.layers.Wrapper):
         Returns:
             `h`, on the way back from which the layer receives what the synthesizer predicts.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no `meet`, which every kind of interface needs."
-        )
 
     def _idle(self, h: Tensor) -> Tensor:
         """`h`, outside training; warns, once, where a model never says that it trains."""

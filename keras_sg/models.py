@@ -296,6 +296,7 @@ class DecoupledModel(Trainer, keras.Model):
         Those of an example of weight 0, and where a mask is False, do not.
         """
         batch = batches.read(self, x, y, sample_weight)
+        self.drain()
         # What a trace holds as constants: the loss, and what is trained.
         seen = [_keras.compilation(self), *(layer.trainable for layer in _keras.sublayers(self))]
         if len(seen) != len(self._observed) or any(a is not b for a, b in zip(seen, self._observed)):
@@ -360,7 +361,7 @@ class DecoupledModel(Trainer, keras.Model):
         At the end of an epoch nothing is, whatever the schedule; within one, look at the weights after this.
         """
         if self.runner is not None:
-            self.runner.drain()
+            self.land()
 
     def save_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save weights, as `keras.Model.save_weights` does."""
@@ -378,10 +379,12 @@ class DecoupledModel(Trainer, keras.Model):
         return keras.Model.export(network, filepath, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
+        self.drain()
         with self._without_reports():
             return super().evaluate(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> float | list[float] | Logs:
+        self.drain()
         with self._without_reports():
             return super().test_on_batch(*args, **kwargs)
 

@@ -300,6 +300,19 @@ def test_the_arms_of_memory(arm, eager):
     load("memory").burst(arm, 1, 8)()
 
 
+@pytest.mark.parametrize("network", ["dense", "convolutional"])
+def test_the_arms_of_memory_in_deep_networks(network, eager, monkeypatch):
+    deep = load("deep")
+    monkeypatch.setattr(deep, "BLOCKS", 2)
+    assert deep.arms() == ["in turn", "together", "backprop"]
+    losses = [deep.burst(network, arm, 2, 4)().history["loss"] for arm in deep.arms()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[2]) == 2
+    assert [type(deep.build(network, arm)) for arm in ("in turn", "backprop")] == [
+        keras_sg.DecoupledModel,
+        keras.Sequential,
+    ]
+
+
 def test_a_child_is_a_process_of_its_own(tmp_path):
     (tmp_path / "number.json").write_text('{\n"added": 3\n}')
     found = load("machine").in_child("json.tool", "--compact", tmp_path / "number.json")

@@ -131,7 +131,7 @@ def test_callbacks(tmp_path):
             keras.callbacks.ModelCheckpoint(tmp_path / f"{schedule}.keras"),
             keras.callbacks.BackupAndRestore(tmp_path / schedule),
             keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=1e9),
-            callbacks.GradientAlignment((X, LABELS)),
+            callbacks.GradientAlignment(X, LABELS),
             callbacks.UpdateSize(),
         ]
         history = train(model, X, LABELS, epochs=9, validation_data=(X, LABELS), callbacks=watching)
@@ -150,7 +150,9 @@ def test_metrics_with_a_state_of_many_numbers():
         both,
         y=y,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=Fresh(lambda: [keras.metrics.AUC(from_logits=True, multi_label=True), "accuracy"]),
+        metrics=Fresh(
+            lambda: [keras.metrics.AUC(from_logits=True, multi_label=True, name="auc"), "accuracy"]
+        ),
     )
 
 

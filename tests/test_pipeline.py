@@ -7,7 +7,7 @@ from models import BATCH, CLASSES, FEATURES, data, mlp
 
 import keras_sg
 from keras_sg.modules import optimizers
-from keras_sg.schedules import InTurn, OnRay, Runner, SideBySide, get
+from keras_sg.schedules import InTurn, OnRay, SideBySide, get
 
 JAX = keras.backend.backend() == "jax"
 
@@ -22,14 +22,6 @@ def schedule():
 def refused(model, schedule, match, optimizer="sgd", **options):
     with pytest.raises(ValueError, match=match):
         model.compile(optimizer, "mse", schedule=schedule, **options)
-
-
-def test_what_every_kind_needs():
-    interface = keras_sg.SyntheticGradient(keras.layers.Dense(2))
-    with pytest.raises(NotImplementedError, match="has no `meet`, which every kind of interface needs"):
-        super(keras_sg.SyntheticGradient, interface).meet(None, None)
-    with pytest.raises(NotImplementedError, match="has no `step`, which every runner needs"):
-        Runner().step(None, None)
 
 
 def test_identifiers():

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_sg import _keras
 from keras_sg.interface import Interface
+from keras_sg.models import DecoupledModel
 from keras_sg.types import Logs, Variable
 
 
@@ -58,6 +59,8 @@ class UpdateSize(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         if self.per == "step" and self._sizes is None:
+            if isinstance(self.model, DecoupledModel):
+                self.model.drain()  # or the step is still in flight
             self._sizes = self._measure()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -1,5 +1,6 @@
 """What a schedule is."""
 
+import abc
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ from keras_sg.trainers import Trainer
 from keras_sg.types import Logs, Nested
 
 
-class Runner:
+class Runner(abc.ABC):
     """Trains one model by a schedule; made anew whenever training functions are.
 
     Attributes:
@@ -18,6 +19,7 @@ class Runner:
 
     logs: Logs = {}
 
+    @abc.abstractmethod
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         """Take one batch.
 
@@ -29,7 +31,6 @@ class Runner:
         Returns:
             Tuple of the logs and, on JAX, the state after the step.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no `step`, which every runner needs.")
 
     def drain(self) -> Any:
         """Wait until nothing is in flight.

@@ -68,6 +68,10 @@ class JaxTrainer(Mixin):
             logs, state = self.runner.step(state, data)
         return logs, state
 
+    def land(self) -> None:
+        """Wait for what is in flight, and give the variables their values."""
+        self.jax_state_sync()
+
     def jax_state_sync(self) -> None:
         """Give the variables their values, as Keras's own does; before that, wait for what is in flight."""
         state = self.runner.drain() if self.runner is not None else None

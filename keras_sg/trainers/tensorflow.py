@@ -61,10 +61,14 @@ class TensorFlowTrainer(Mixin):
         with _told():
             return super().train_on_batch(*args, **kwargs)
 
+    def land(self) -> None:
+        """Wait for what is in flight, and give the variables their values."""
+        self.runner.drain()
+
     def get_metrics_result(self) -> Logs:
         """As Keras's own, which is called at the end of an epoch, when nothing is to be in flight."""
         if self.runner is not None:
-            self.runner.drain()
+            self.land()
         return super().get_metrics_result()
 
     def make_train_function(self, force: bool = False) -> None:
