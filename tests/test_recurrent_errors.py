@@ -88,7 +88,9 @@ def test_a_batch_of_another_size(eagerly):
     data = [flat(part)[: ROWS + 1] for part in (x, ends, y)]
     # TensorFlow's compiled step may stop elsewhere, at shapes that do not fit, before it says why.
     in_graph = keras.backend.backend() == "tensorflow" and not eagerly
-    said = "InvalidArgument|rror" if in_graph else "carries a state for each of 4 rows, so every batch must have"
+    said = (
+        "InvalidArgument|rror" if in_graph else "carries a state for each of 4 rows, so every batch must have"
+    )
     with pytest.raises(Exception, match=said):
         model.fit(data[:2], data[2], ROWS, shuffle=False, verbose=0)
 
