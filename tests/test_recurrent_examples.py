@@ -143,3 +143,15 @@ def test_benchmark(tmp_path):
     assert set(found["ratios"]) == {
         f"{name} / plain" for name in ("interface", "reported", "auxiliary", "twenty steps")
     }
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="is about a network trained on JAX")
+def test_what_limits_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(load("examples.copy_task"), "EPOCH", 6)
+    small("--windows", "12", "--arm", "sg", output=tmp_path)
+    module = load("benchmarks.copy_limits")
+    options = ["--results", str(tmp_path), "--units", "4", "--batch-size", "4"]
+    module.main([*options, "--count", "64"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["level"] == [1, 1] and len(found["cosine, by window"]) == 1
+    assert -1 <= found["cosine"] <= found["best linear"] + 0.2 <= 1.2
