@@ -13,16 +13,16 @@ Two modules of 4 dense layers of 1,024, batch 256, on JAX, over Ray:
     stale             PipeDream's pipeline: true gradients that are late, weights stashed, no synthesizer
     undivided         backpropagation in one process with both cores
 
-Every message between workers is held back for each of the --delays; with a delay, "slack" is the schedule with
---slack, and the pipeline of stale gradients with as many batches more on their way. The arms of a delay take
-turns. A step is timed within an epoch, from when the modules are full; what an epoch costs besides is said
-apart. Prints medians and spreads in milliseconds, and last ratios, backprop / arm; writes them to --output.
+Every message between workers is held back for each of the --delays; with a delay, "slack" is the
+schedule with --slack, and the pipeline of stale gradients with as many batches more on their way. The
+arms of a delay take turns. A step is timed within an epoch, from when the modules are full; what an
+epoch costs besides is said apart. Prints medians and spreads in milliseconds, ratios (backprop / arm)
+last; writes them to --output.
 
-With --accuracy every arm instead trains for --seconds on MNIST, from the same weights, and its accuracy on the
-test images is printed. Compiling is not counted.
+With --accuracy every arm instead trains for --seconds on MNIST, from the same weights, and its accuracy on
+the test images is printed. Compiling is not counted.
 """
 
-import argparse
 import collections
 import functools
 import itertools
