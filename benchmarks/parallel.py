@@ -236,6 +236,7 @@ def start(args, features):
     if not ray.is_initialized():
         root = str(machine.ROOT)
         ray.init(
+            address="local",  # whatever else runs here
             include_dashboard=False,
             log_to_driver=False,
             runtime_env={
