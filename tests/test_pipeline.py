@@ -189,7 +189,7 @@ def test_an_error_in_mid_epoch_leaves_the_weights_from_before_it():
     model = mlp(2)
     model.compile("adam", "mse", schedule=SideBySide())
     before = model.get_weights()
-    with pytest.raises(ValueError, match="expected shape=.None, 6., found shape=.16, 5."):
+    with pytest.raises(ValueError, match=r"expected shape=.None, 6., found shape=.16, 5."):
         model.fit(batches(), verbose=0, shuffle=False)
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)

@@ -10,7 +10,7 @@ from keras_sg.trainers import Trainer
 from keras_sg.types import Logs, Nested
 
 
-class Runner(abc.ABC):
+class Runner:
     """Trains one model by a schedule; made anew whenever training functions are.
 
     Attributes:
