@@ -88,6 +88,7 @@ def assert_same(found, expected, tolerance=1e-6):
     assert len(found) == len(expected)
     for (path, a), (_, b) in zip(found, expected):
         a, b = (np.asarray(part, "float64") for part in (a, b))
+        assert np.isfinite(b).all(), path
         np.testing.assert_allclose(
             a, b, rtol=0, atol=tolerance * max(abs(b).max(initial=0), 0.1), err_msg=path
         )

@@ -104,7 +104,6 @@ class Program:
         trained: list of the module's variables that are trained, those of synthesizers not among them.
         taught: by interface, the list of the trained variables of its synthesizer.
         fixed: list of all other variables of the module.
-        metrics: list of the variables of the metrics that it updates.
     """
 
     def __init__(self, model: keras.Model, module: Module, below: Sequence[Interface]) -> None:
@@ -118,7 +117,11 @@ class Program:
         self.trained = [variable for variable in trainable if not owners.of_synthesizer(variable)]
         self.taught = [list(interface.synthesizer.trainable_variables) for interface in module.interfaces]
         self.fixed = list(self.network.non_trainable_variables)
-        self.metrics: list[Variable] = list((model if self.last else self.network).metrics_variables)
+
+    @property
+    def metrics(self) -> list[Variable]:
+        """The variables of the metrics that it updates, all of them once Keras has seen a batch."""
+        return list((self.model if self.last else self.network).metrics_variables)
 
     def run(
         self,
