@@ -88,6 +88,7 @@ def assert_same(found, expected, tolerance=1e-6):
     assert len(found) == len(expected)
     for (path, a), (_, b) in zip(found, expected):
         a, b = (np.asarray(part, "float64") for part in (a, b))
+        assert np.isfinite(b).all(), path
         np.testing.assert_allclose(
             a, b, rtol=0, atol=tolerance * max(abs(b).max(initial=0), 0.1), err_msg=path
         )
@@ -119,5 +120,5 @@ def check(make, x=X, y=LABELS, tolerance=1e-6, fit=None, **options):
     trainable = {id(variable) for variable in model.trainable_variables}
     moved = [abs(new - old).max() > 1e-5 for old, (_, new) in zip(before, numbers(model))]
     trained = [moved[i] for i, variable in enumerate(model.variables) if id(variable) in trainable]
-    assert sum(trained) >= len(trained) / 4, "too little was trained"
+    assert sum(trained) >= min(2, len(trained)), "too little was trained"
     return model

@@ -157,7 +157,7 @@ def test_several_inputs_outputs_and_branches(kind):
         x,
         y,
         loss=losses,
-        loss_weights={"p": 0.3, "q": 2.0},
+        loss_weights={"p": 0.3, "q": 0.6},
         metrics={"p": ["accuracy"], "q": ["mse", "mae"]},
         fit={"sample_weight": {"p": WEIGHTS, "q": 1 + WEIGHTS}, "validation_data": (x, y)},
     )

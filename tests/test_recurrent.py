@@ -199,7 +199,7 @@ def test_without_mix_and_ends_it_is_a_stateful_layer():
     """On JAX, Keras's own loses its state in `fit`, so there it is trained batch by batch."""
     x, y, ends = windows()
     ends = np.zeros_like(ends)
-    model = network(mix=0.0)
+    model = network(keras.Model, mix=0.0)
     fit(model, x, y, ends, epochs=1)
     keras.utils.set_random_seed(0)
     inputs = keras.Input(batch_shape=(ROWS, rm.STEPS, rm.FEATURES))
@@ -253,7 +253,7 @@ def test_reported_loss_and_cosine_are_those_of_the_rows_that_go_on():
 
 def test_outside_training_it_is_the_plain_layer_and_leaves_the_state_alone():
     x, y, ends = windows()
-    model = network()
+    model = network(keras.Model)
     fit(model, x[:3], y[:3], ends[:3] * 0, epochs=1)
     (interface,) = rm.interfaces_of(model)
     before = [keras.ops.convert_to_numpy(v).copy() for v in (interface.state, interface.fresh)]
@@ -300,7 +300,7 @@ def test_saved_and_loaded_in_mid_sequence_it_goes_on(model_class, suffix, tmp_pa
 
 def test_it_begins_afresh_when_it_is_told_to():
     x, y, ends = windows()
-    model = network()
+    model = network(keras.Model)
     fit(model, x[:2], y[:2], ends[:2] * 0, epochs=1)
     (interface,) = rm.interfaces_of(model)
     interface.reset_state()
