@@ -6,7 +6,7 @@ Here the backend is asked for: neither is among Keras's operations.
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -154,18 +154,45 @@ def loss_scale(model: keras.Model, read: Callable[[list[Variable]], list[Tensor]
         return ops.convert_to_tensor(optimizer.scale_loss(1.0), keras.config.floatx())
 
 
+def descending(
+    function: Callable[..., Any], variables: list[Variable], parts: Sequence[Any]
+) -> Callable[..., Any]:
+    """On JAX: a function of some weights, and what optimizers make of the gradients that it returns, in one.
+
+    Compiled, gradients take no memory of their own.
+
+    Args:
+        function: from the values of the weights, and more, to their gradients and whatever else it finds.
+        variables: the weights.
+        parts: list of the `keras_sg.modules.optimizers.Part`s that update them.
+
+    Returns:
+        A function of the values of the weights, a list of those of each optimizer's variables, and more; it
+        returns what else was found, the new values of the weights, and those of the optimizers' variables.
+    """
+
+    def descend(values: list[Tensor], states: list[list[Tensor]], *args: Any) -> Any:
+        gradients, found = function(values, *args)
+        now, slopes = (dict(zip(map(id, variables), given)) for given in (values, gradients))
+        moved = []
+        for part, state in zip(parts, states):
+            own = [slopes[id(variable)] for variable in part.variables]
+            if any(gradient is not None for gradient in own):
+                before = [now[id(variable)] for variable in part.variables]
+                after, state = part.optimizer.stateless_apply(state, own, before)
+                now.update(zip(map(id, part.variables), after))
+            moved.append(state)
+        return found, [now[id(variable)] for variable in variables], moved
+
+    return descend
+
+
 def applied(
     optimizer: keras.optimizers.Optimizer, variables: list[Variable], model: keras.Model
-) -> Callable[..., tuple[list[Tensor], list[Tensor]] | None]:
-    """A function that updates some weights: from values of the optimizer's state, gradients, and weights.
+) -> Callable[[list[Tensor | None]], None]:
+    """A function of gradients that updates some weights; not on JAX, where variables have no values."""
 
-    On JAX it returns the new values of the weights and of the state, and takes the memory of the old ones;
-    elsewhere it moves the variables, and returns None.
-    """
-    if keras.backend.backend() == "jax":
-        return compiled(optimizer.stateless_apply, model, donated=(0, 2))
-
-    def apply(state: list[Tensor], gradients: list[Tensor | None], values: list[Tensor]) -> None:
+    def apply(gradients: list[Tensor | None]) -> None:
         optimizer.apply(gradients, variables)
 
     if keras.backend.backend() == "torch":
@@ -175,9 +202,8 @@ def applied(
 
     from keras_sg.trainers import tensorflow_adam
 
-    def fused(state: list[Tensor], gradients: list[Tensor | None], values: list[Tensor]) -> None:
+    def fused(gradients: list[Tensor | None]) -> None:
         with tensorflow_adam.fused(optimizer):
-            apply(state, gradients, values)
+            apply(gradients)
 
-    run = compiled(fused, model)
-    return lambda state, gradients, values: run([], gradients, [])
+    return compiled(fused, model)

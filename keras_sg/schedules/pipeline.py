@@ -1,17 +1,20 @@
 """What drives a model's workers under `fit`: batches in, ticks, reports and values out."""
 
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sg import _keras, batches
 from keras_sg.modules import Batch, Program, given, part, programs
-from keras_sg.modules.engine import loss_scale, reader
+from keras_sg.modules.engine import compiled, loss_scale, reader
 from keras_sg.modules.optimizers import Plan, slots, split
+from keras_sg.reports import Measure
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
 from keras_sg.schedules.ticks import Ticks
 from keras_sg.schedules.worker import Feed, Report, Values
@@ -47,8 +50,26 @@ class Pipeline(Runner):
         self._programs = programs(model)
         plans = plans_of(model.optimizer, self._programs)
         self._make_workers = engine.plan(model, self._programs, plans)
+        self._track = functools.cache(self._compiled_track)
         self._workers: Sequence[Any] = ()
         self._flight: _Flight | None = None
+
+    def _compiled_track(self, k: int, learned: tuple[int, ...]) -> Callable[..., list[Tensor]]:
+        """How the model's metrics move by a report of module `k`, in which these interfaces have learned."""
+        model, metrics = self._model, list(self._model.metrics_variables)
+        keys = [model.key_of(self._programs[k].module.interfaces[at]) for at in learned]
+
+        def track(
+            scores: list[Tensor], losses: list[Tensor], measures: list[list[Measure]], size: Tensor
+        ) -> list[Tensor]:
+            with _keras.scope_with(zip(metrics, scores)) as scope:
+                if losses:
+                    _keras.track_loss(model, sum(losses), size)
+                for key, found in zip(keys, measures):
+                    model.report([(key, measure) for measure in found], size)
+            return [scope.get_current_value(variable) for variable in metrics]
+
+        return compiled(track, model)
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         model = self._model
@@ -88,7 +109,7 @@ class Pipeline(Runner):
             if promise is not None:
                 self._engine.fetch(promise)
         ticks = Ticks(self._workers, self._schedule.slack, self._schedule.max_delay, self._engine.is_there)
-        return _Flight(model, self._programs, ticks, self._engine.fetch, state)
+        return _Flight(model, self._programs, ticks, self._engine.fetch, self._track, state)
 
     def drain(self) -> Any:
         flight, model = self._flight, self._model
@@ -152,15 +173,11 @@ class _Flight:
         programs: list[Program],
         ticks: Ticks,
         fetch: Callable[[Any], Any],
+        track: Callable[[int, tuple[int, ...]], Callable[..., list[Tensor]]],
         state: Any,
     ) -> None:
-        self.state, self._model, self._programs, self._ticks, self._fetch = (
-            state,
-            model,
-            programs,
-            ticks,
-            fetch,
-        )
+        self.state, self._model, self._programs = state, model, programs
+        self._ticks, self._fetch, self._track = ticks, fetch, track
         read = reader(model, state)
         (before,) = read([_keras.count_of(_keras.single_optimizers(model.optimizer)[-1])])
         self._before = int(ops.convert_to_numpy(before))
@@ -212,24 +229,26 @@ class _Flight:
             one for one in self._pending if finished or self._ticks.tick - one.tick > self._ticks.ahead(one.k)
         ]
         for one in due:
-            self._read_report(self._programs[one.k], one.number, self._fetch(one.promise))
+            self._read_report(one.k, one.number, self._fetch(one.promise))
         taken = set(map(id, due))
         self._pending = [one for one in self._pending if id(one) not in taken]
 
-    def _read_report(self, program: Program, number: int | None, report: Report) -> None:
+    def _read_report(self, k: int, number: int | None, report: Report) -> None:
         """Bring the model's metrics up to date with what a module reports of a tick."""
-        model, told = self._model, dict(zip(map(id, program.metrics), report.metrics))
+        program = self._programs[k]
+        told = dict(zip(map(id, program.metrics), report.metrics))
         self._scores = [told.get(id(v), old) for v, old in zip(self._metrics, self._scores)]
+        batch, losses = number, []
         if number is not None:
             self._losses[number].append(report.loss)
-        with _keras.scope_with(zip(self._metrics, self._scores)) as scope:
-            if number is not None and program.last:
-                losses = map(ops.convert_to_tensor, self._losses.pop(number))
-                _keras.track_loss(model, sum(losses), self._sizes[number])
-            for of, at, measures in report.learned:
-                key = model.key_of(program.module.interfaces[at])
-                model.report([(key, measure) for measure in measures], self._sizes[of])
-            self._scores = [scope.get_current_value(variable) for variable in self._metrics]
+            losses = self._losses.pop(number) if program.last else []
+        if report.learned:  # all of one batch; the last module learns nothing
+            batch = int(report.learned[0][0])
+        if batch is None or not (losses or report.learned):
+            return
+        ats = tuple(int(at) for _, at, _ in report.learned)
+        size = np.asarray(self._sizes[batch], "int32")
+        self._scores = list(self._track(k, ats)(self._scores, losses, [m for *_, m in report.learned], size))
 
     def scores(self) -> list[tuple[Variable, Tensor]]:
         """The model's metrics, and their values."""

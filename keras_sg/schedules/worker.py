@@ -1,5 +1,4 @@
-"""One module at work by itself: its values, its shares of the optimizer, what it keeps of batches in
-flight."""
+"""One module at work by itself: its values, its shares of the optimizer, what it keeps of batches."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from keras import ops
 
 from keras_sg import _keras
 from keras_sg.modules import Batch, Given, Passed, Program
-from keras_sg.modules.engine import applied, compiled
+from keras_sg.modules.engine import applied, compiled, descending
 from keras_sg.modules.optimizers import Part, Plan
 from keras_sg.reports import Measure
 from keras_sg.schedules.ticks import Told
@@ -90,14 +89,52 @@ class ModuleWorker:
         ]
         self._now: dict[int, Tensor] = {}
         self._kept: dict[int, _Kept] = {}
-        self._run = compiled(program.run, model)
+        self._run = self._descent(_run(program), program.trained, self.parts[0], model)
         self._learn = {
-            (at, rest): compiled(_lesson(program, at, rest), model)
-            for at in range(len(program.taught))
+            (at, rest): self._descent(_lesson(program, at, rest), taught, self.parts[1 + at], model)
+            for at, taught in enumerate(program.taught)
             for rest in (False, True)
         }
         self._measure = compiled(self._measured, model)
-        self._apply = {id(part): applied(part.optimizer, part.variables, model) for part in self._all_parts()}
+
+    def _descent(
+        self, function: Callable[..., Any], variables: list[Variable], parts: list[Part], model: keras.Model
+    ) -> Callable[..., Any]:
+        """A function of some weights and more, which moves them by the gradients that `function` returns.
+
+        Args:
+            function: from their values, and more, to their gradients and whatever else it finds.
+            variables, parts: the weights, and the shares of the optimizers that update them.
+            model: what says how to compile.
+
+        Returns:
+            A function of that "more", which returns whatever else was found.
+        """
+        if keras.backend.backend() == "jax":
+            descend = compiled(descending(function, variables, parts), model, donated=(0, 1))
+            states = [part.optimizer.variables for part in parts]
+
+            def moved(*args: Any) -> Any:
+                found, *new = descend(self._read(variables), list(map(self._read, states)), *args)
+                for owned, values in zip([variables, *states], [new[0], *new[1]]):
+                    self._write(owned, values)
+                return found
+
+            return moved
+
+        run = compiled(function, model)
+        applies = [applied(part.optimizer, part.variables, model) for part in parts]
+
+        def moving(*args: Any) -> Any:
+            gradients, found = run(self._read(variables), *args)
+            slopes = dict(zip(map(id, variables), gradients))
+            for part, apply in zip(parts, applies):
+                own = [slopes[id(variable)] for variable in part.variables]
+                if any(gradient is not None for gradient in own):
+                    apply(own)
+            return found
+
+        return moving
 
     def _all_parts(self) -> list[Part]:
         return [part for group in self.parts for part in group]
@@ -175,9 +212,7 @@ class ModuleWorker:
         fixed, metrics = self._read(program.fixed), self._read(program.metrics)
         taught = list(map(self._read, program.taught))
         scale = ops.convert_to_tensor(feed.scale, keras.config.floatx())
-        ran = self._run(
-            self._read(program.trained), taught, fixed, metrics, inputs, below, given, scale, batch
-        )
+        ran = self._run(taught, fixed, metrics, inputs, below, given, scale, batch)
         self._write(program.fixed, ran.fixed)
         for interface in program.module.interfaces:
             if _rests(interface, feed):  # its statistics and seeds stay as they were
@@ -191,7 +226,6 @@ class ModuleWorker:
             )
         else:
             self._kept[number] = _Kept(feed, ran.outputs, fixed)
-        self._update(self.parts[0], program.trained, ran.updates, feed.steps)
         value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
         return Told(ran.outputs, (ran.arrived, value), ran.loss)
 
@@ -204,9 +238,7 @@ class ModuleWorker:
         learned = []
         for at, interface in enumerate(self.program.module.interfaces):
             rest = _rests(interface, feed)
-            taught = self.program.taught[at]
-            updates, measures = self._learn[at, rest](
-                self._read(taught),
+            measures = self._learn[at, rest](
                 fixed,
                 outputs[at],
                 feed.given,
@@ -214,25 +246,12 @@ class ModuleWorker:
                 value if interface.predicts_loss else None,
                 scale,
             )
-            self._update(self.parts[1 + at], taught, updates, feed.steps)
             learned.append((number, at, measures))
+            for part in self.parts[1 + at]:
+                if rest and part.counts(feed.steps):
+                    count = _keras.count_of(part.optimizer)
+                    self._write([count], [self._read([count])[0] + 1])
         return learned
-
-    def _update(
-        self, parts: list[Part], variables: list[Variable], updates: list[Tensor | None], steps: int
-    ) -> None:
-        found = dict(zip(map(id, variables), updates))
-        for part in parts:
-            own = [found[id(variable)] for variable in part.variables]
-            state = part.optimizer.variables
-            if all(gradient is None for gradient in own):
-                if part.counts(steps):
-                    counting = _keras.count_of(part.optimizer)
-                    self._write([counting], [self._read([counting])[0] + 1])
-                continue
-            moved = self._apply[id(part)](self._read(state), own, self._read(part.variables))
-            if moved is not None:
-                self._write([*part.variables, *state], [*moved[0], *moved[1]])
 
     def _measured(
         self, values: list[Tensor], batch: Batch, y_pred: Nested, masks: list[Tensor | None]
@@ -252,6 +271,14 @@ class ModuleWorker:
 
 def _rests(interface: Any, feed: Feed) -> bool:
     return feed.steps % interface.update_period != 0
+
+
+def _run(program: Program) -> Callable[..., Any]:
+    def run(*args: Any) -> tuple[list[Tensor | None], Any]:
+        ran = program.run(*args)
+        return ran.updates, ran._replace(updates=[])
+
+    return run
 
 
 def _lesson(program: Program, at: int, rest: bool) -> Callable[..., Any]:
