@@ -21,7 +21,7 @@ CRITIC = synthesizers.Critic((4,), batch_normalization=False)
 
 def optimizer(**options):
     return keras_sg.decoupled_optimizer(
-        keras.optimizers.SGD(0.1, momentum=0.9, **options), keras.optimizers.SGD(0.03, **options)
+        keras.optimizers.SGD(0.03, momentum=0.9, **options), keras.optimizers.SGD(0.005, **options)
     )
 
 
