@@ -72,9 +72,14 @@ class Part:
         self._descend_weights = jax.jit(jax.value_and_grad(mean_loss))
         self._add = jax.jit(lambda a, b: [x + y for x, y in zip(a, b)], donate_argnums=0)
         move = functools.partial(OPTIMIZERS[optimizer], rate)
+        donated = (1,) if stashes else (0, 1)
         self._update = jax.jit(
             lambda weights, state, gradients, count: move(weights, state, [g / count for g in gradients]),
-            donate_argnums=(1,) if stashes else (0, 1),
+            donate_argnums=donated,
+        )
+        self._backward_and_update = jax.jit(
+            lambda weights, state, back, arrived: move(weights, state, back(arrived)[0]),
+            donate_argnums=donated,
         )
 
     def forward(self, batch, x):
@@ -82,8 +87,15 @@ class Part:
         h, self._back[batch] = self._forward(self.weights, x)
         return np.asarray(h)
 
-    def backward(self, batch, arrived):
-        self._collect(self._backward(self._back.pop(batch), arrived))
+    def backward(self, batch, arrived, update=True):
+        """Back; and apply the mean of the gradients since the last update, in one program if it is one."""
+        back = self._back.pop(batch)
+        if update and self._count == 0:
+            self.weights, self.state = self._backward_and_update(self.weights, self.state, back, arrived)
+            return
+        self._collect(self._backward(back, arrived))
+        if update:
+            self.update()
 
     def loss(self, x, y):
         """The last part, forward and back; returns the gradient at `x`, and the loss."""
@@ -129,9 +141,7 @@ class Worker:
         return self._parts[name].forward(batch, x)
 
     def backward(self, name, batch, arrived, update=True):
-        self._parts[name].backward(batch, arrived)
-        if update:
-            self._parts[name].update()
+        self._parts[name].backward(batch, arrived, update)
 
     def loss(self, name, x, y):
         return self._parts[name].loss(x, y)
