@@ -126,7 +126,7 @@ class Decoupled:
         return clock.times
 
     def weights(self):
-        return [weight for part in self.model.layers for weight in part.get_weights()]
+        return keras_sg.strip(self.model).get_weights()
 
 
 class Peer:
@@ -279,20 +279,11 @@ def trained(args):
             arm.train(train.take(WARM_UP))  # compiled
             arm.reset()
             times = arm.train(train, args.seconds)
-            weights = arm.weights()
-            judge.set_weights(plain(weights, judge))
+            judge.set_weights(arm.weights())
             accuracy = judge.evaluate(test, verbose=0, return_dict=True)["accuracy"]
             found[delay][name] = {"accuracy": accuracy, "steps": len(times)}
             print(f"{delay:g} ms, {name}: {accuracy:.4f} after {len(times)} steps", flush=True)
     return found
-
-
-def plain(weights, judge):
-    """The weights of the network itself among those of an arm, which come in their order."""
-    shapes = [tuple(weight.shape) for weight in judge.get_weights()]
-    if [weight.shape for weight in weights] != shapes:
-        raise ValueError(f"Expected weights of the shapes {shapes}. Received: {[w.shape for w in weights]}.")
-    return weights
 
 
 def main(argv=None):

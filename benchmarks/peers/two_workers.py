@@ -26,6 +26,25 @@ def dense(weights, x, last):
     return x
 
 
+def kept(weights, x):
+    """What goes into each layer of a part that is not the last, and what comes out of it in the end."""
+    found = [x]
+    for at in range(0, len(weights), 2):
+        found.append(jax.nn.relu(found[-1] @ weights[at] + weights[at + 1]))
+    return found
+
+
+def back(weights, found, arrived):
+    """The gradients of the weights of such a part; none for its inputs, which are data."""
+    gradients = []
+    for at in reversed(range(0, len(weights), 2)):
+        arrived = arrived * (found[at // 2 + 1] > 0)
+        gradients = [found[at // 2].T @ arrived, arrived.sum(0), *gradients]
+        if at:
+            arrived = arrived @ weights[at].T
+    return gradients
+
+
 def mean_loss(weights, x, y):
     logits = jax.nn.log_softmax(dense(weights, x, last=True))
     return -jnp.mean(jnp.take_along_axis(logits, y[:, None], 1))
@@ -65,25 +84,41 @@ class Part:
         self.weights = [jnp.array(weight) for weight in weights]
         zeros = lambda: [jnp.zeros_like(weight) for weight in self.weights]
         self.state = (jnp.zeros(()), zeros(), zeros()) if optimizer == "adam" else ()
-        self._back, self._gradients, self._count = {}, None, 0
-        self._forward = jax.jit(lambda w, x: jax.vjp(lambda w: dense(w, x, last), w))
-        self._backward = jax.jit(lambda back, arrived: back(arrived)[0])
+        self._stashes, self._kept, self._gradients, self._count = stashes, {}, None, 0
+        self._forward, self._backward = jax.jit(kept), jax.jit(back)
         self._descend = jax.jit(jax.value_and_grad(mean_loss, argnums=(0, 1)))
         self._descend_weights = jax.jit(jax.value_and_grad(mean_loss))
         self._add = jax.jit(lambda a, b: [x + y for x, y in zip(a, b)], donate_argnums=0)
         move = functools.partial(OPTIMIZERS[optimizer], rate)
+        donated = (1,) if stashes else (0, 1)
         self._update = jax.jit(
             lambda weights, state, gradients, count: move(weights, state, [g / count for g in gradients]),
-            donate_argnums=(1,) if stashes else (0, 1),
+            donate_argnums=donated,
+        )
+        self._backward_and_update = jax.jit(
+            lambda weights, state, stash, found, arrived: move(
+                weights, state, back(stash or weights, found, arrived)
+            ),
+            donate_argnums=donated,
         )
 
     def forward(self, batch, x):
         """The outputs; what the backward pass needs is kept until then."""
-        h, self._back[batch] = self._forward(self.weights, x)
-        return np.asarray(h)
+        found = self._forward(self.weights, x)
+        self._kept[batch] = self.weights if self._stashes else None, found
+        return np.asarray(found[-1])
 
-    def backward(self, batch, arrived):
-        self._collect(self._backward(self._back.pop(batch), arrived))
+    def backward(self, batch, arrived, update=True):
+        """Back; and apply the mean of the gradients since the last update, in one program if it is one."""
+        stash, found = self._kept.pop(batch)
+        if update and self._count == 0:
+            self.weights, self.state = self._backward_and_update(
+                self.weights, self.state, stash, found, arrived
+            )
+            return
+        self._collect(self._backward(stash or self.weights, found, arrived))
+        if update:
+            self.update()
 
     def loss(self, x, y):
         """The last part, forward and back; returns the gradient at `x`, and the loss."""
@@ -129,9 +164,7 @@ class Worker:
         return self._parts[name].forward(batch, x)
 
     def backward(self, name, batch, arrived, update=True):
-        self._parts[name].backward(batch, arrived)
-        if update:
-            self._parts[name].update()
+        self._parts[name].backward(batch, arrived, update)
 
     def loss(self, name, x, y):
         return self._parts[name].loss(x, y)
