@@ -77,6 +77,7 @@ def part(model: keras.Model) -> list[Module]:
     return modules
 
 
+@keras.saving.register_keras_serializable(package="keras_sg")
 class _Network(keras.Model):
     """A functional model whose layers say what becomes of a mask of its inputs; Keras itself would warn."""
 

@@ -171,7 +171,7 @@ class _Actors:
                 f"{len(self._schedule.actors)} has died, and with it "
                 "what the modules learned since the epoch began; the model has its weights from before. With "
                 "keras.callbacks.BackupAndRestore, the same command goes on behind the last epoch. Received: "
-                f"{type(error).__name__}."
+                f"{error}"
             ) from error
 
     def _is_dead(self, actor: Any) -> bool:
