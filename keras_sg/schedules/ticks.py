@@ -111,7 +111,7 @@ class Ticks:
             run = None
             if 0 <= number < self._fed:
                 run = number, self._above.pop((k, number), None), self._batches.pop((k, number))
-            learn = self._due(k)
+            learn = self._due(k, waiting=batch is None)
             if run is None and learn is None:
                 continue
             told = worker.tick(run, learn)
@@ -126,8 +126,11 @@ class Ticks:
         self.tick += 1
         return reports
 
-    def _due(self, k: int) -> tuple[int, Promise] | None:
-        """The target that the synthesizers of a module learn from in this tick, with the batch's number."""
+    def _due(self, k: int, waiting: bool) -> tuple[int, Promise] | None:
+        """The target that the synthesizers of a module learn from in this tick, with the batch's number.
+
+        Where no batch is fed any more, there is nothing better to do than to wait.
+        """
         for number in sorted(batch for module, batch in self._below if module == k):
             age = self.tick - (number + k * self._travel)
             if age < 2 * self._travel:
@@ -137,6 +140,6 @@ class Ticks:
             if age > self.max_delay:
                 del self._below[k, number]
                 self.dropped += 1
-            elif self._is_there(self._below[k, number]):
+            elif waiting or self._is_there(self._below[k, number]):
                 return number, self._below.pop((k, number))
         return None
