@@ -33,7 +33,8 @@ class Windows(keras.utils.PyDataset):
     epoch) ends with an end in every row, and the next one begins afresh.
 
     The windows are in the order of time: train with `fit(..., shuffle=False)`. A pass that is broken off
-    (`steps_per_epoch`, an interrupted `fit`) has no end: call `reset_state()` of the interface before the next.
+    (`steps_per_epoch`, an interrupted `fit`) has no end: call `reset_state()` of the interface before the
+    next.
 
     Args:
         x: array `(sequences, length, ...)`, or list of arrays `(length, ...)`, whose lengths may differ.
