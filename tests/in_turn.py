@@ -120,5 +120,5 @@ def check(make, x=X, y=LABELS, tolerance=1e-6, fit=None, **options):
     trainable = {id(variable) for variable in model.trainable_variables}
     moved = [abs(new - old).max() > 1e-5 for old, (_, new) in zip(before, numbers(model))]
     trained = [moved[i] for i, variable in enumerate(model.variables) if id(variable) in trainable]
-    assert sum(trained) >= min(2, len(trained)), "too little was trained"
+    assert sum(trained) >= len(trained) / 4, "too little was trained"
     return model

@@ -146,3 +146,14 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
     accuracies = json.loads(output.read_text())["accuracy"]
     assert accuracies["10.0"].keys() == arms | slack
     assert all(0 <= arm["accuracy"] <= 1 and arm["steps"] > 0 for arm in accuracies["0.0"].values())
+
+
+def test_what_it_needs(monkeypatch):
+    parallel = load("parallel")
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "torch")
+        with pytest.raises(SystemExit, match="This benchmark is about JAX: set KERAS_BACKEND=jax"):
+            parallel.main([])
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 1)
+    with pytest.raises(SystemExit, match="Two workers of one core each need two cores"):
+        parallel.main([])

@@ -66,7 +66,7 @@ def test_ticks_of_a_batch(slack):
 
 
 def test_what_is_late_is_dropped():
-    """Targets of every third batch come late and are dropped; the last is waited for, with nothing else to do."""
+    """Targets of every third batch come late and are dropped; the last one is waited for at the end."""
     late = {f"t1.{b}" for b in range(0, 9, 3)}
     ticks, log = ticks_of(2, max_delay=4, is_there=lambda promise: promise not in late)
     feed(ticks, 9, 2)
