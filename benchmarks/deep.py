@@ -20,9 +20,17 @@ def dense(i):
 
 
 def convolutional(i):
-    """One convolution of 32 channels."""
-    options = {"activation": "relu", "kernel_initializer": "he_normal", "padding": "same"}
-    return [layers.Conv2D(32, 3, **options, name=f"conv{i}")]
+    """Two convolutions of 32 channels, each with normalization and ReLU."""
+    options = {"use_bias": False, "kernel_initializer": "he_normal", "padding": "same"}
+    return [
+        layer
+        for j in range(2)
+        for layer in (
+            layers.Conv2D(32, 3, **options, name=f"conv{i}_{j}"),
+            layers.BatchNormalization(name=f"norm{i}_{j}"),
+            layers.ReLU(name=f"relu{i}_{j}"),
+        )
+    ]
 
 
 # By network: the shape of an example, what makes a block, what stands behind them, and the batch.

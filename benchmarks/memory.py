@@ -10,7 +10,7 @@ Each arm trains for some steps in a process of its own, and the arms take turns:
     backprop      the same without interfaces
     r2rt graph    sg as a graph in the style of TensorFlow 1
 
-Of a deep network of eight blocks (32 dense layers of 256, or 8 convolutions; `benchmarks.deep`):
+Of a deep network of eight blocks (32 dense layers of 256, or 16 convolutions; `benchmarks.deep`):
 
     in turn           interfaces between the blocks, one block after the other
     together          the same in one program
