@@ -19,9 +19,10 @@ VALUE = synthesizers.Value((6,))
 CRITIC = synthesizers.Critic((4,), batch_normalization=False)
 
 
-def optimizer(**options):
+def optimizer(rates=(0.03, 0.005), **options):
+    modules, synthesizers = rates
     return keras_sg.decoupled_optimizer(
-        keras.optimizers.SGD(0.03, momentum=0.9, **options), keras.optimizers.SGD(0.005, **options)
+        keras.optimizers.SGD(modules, momentum=0.9, **options), keras.optimizers.SGD(synthesizers, **options)
     )
 
 

@@ -13,12 +13,14 @@ from in_turn import (
     MLP,
     VALUE,
     WEIGHTS,
+    Fresh,
     X,
     chain,
     check,
     dense,
     gradient,
     loss,
+    optimizer,
 )
 from keras import layers
 
@@ -38,6 +40,7 @@ def three(interface, *args, **options):
     return [of(interface, *args, **options)] * 3
 
 
+SQUARES = three(loss, VALUE, sobolev=True)
 KINDS = {
     "linear": three(gradient, "linear", num_classes=None),
     "linear, conditional": three(gradient, "linear"),
@@ -47,7 +50,7 @@ KINDS = {
     "mlp with BatchNormalization": three(gradient, synthesizers.MLP((4,), batch_normalization=True)),
     "a layer with a penalty": three(gradient, made, num_classes=None),
     "value": three(loss, VALUE, num_classes=None),
-    "value, conditional, sobolev": three(loss, VALUE, sobolev=True),
+    "value, conditional, sobolev": SQUARES,
     "critic": three(loss, CRITIC),
     "critic, sobolev": three(loss, CRITIC, sobolev=True),
     "critic with BatchNormalization": three(loss, NOISE, sobolev=True),
@@ -61,7 +64,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_interface(kind):
-    check(lambda: chain(*KINDS[kind]), fit={"sample_weight": WEIGHTS})
+    # The square of what a read-out says runs away at the rates of the others, and rounding with it.
+    slow = Fresh(lambda: optimizer(rates=(0.03, 1e-4))) if KINDS[kind] is SQUARES else Fresh(optimizer)
+    check(lambda: chain(*KINDS[kind]), fit={"sample_weight": WEIGHTS}, optimizer=slow)
 
 
 @pytest.mark.parametrize("kind", ["mlp, conditional", "critic, sobolev"])
