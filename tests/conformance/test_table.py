@@ -17,6 +17,7 @@ from keras_sg.interface import interfaces_in
 FUNCTIONS = {
     "decouple": "decoupled nested",
     "strip": "test_saving.py",
+    "balance": "tests/test_balance.py",
     "Windows": "tests/test_windows.py",
     "decoupled_optimizer": "linear, conditional",
 }
