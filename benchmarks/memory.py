@@ -17,9 +17,9 @@ Of a deep network of eight blocks (32 dense layers of 256, or 16 convolutions; `
     backprop          no interfaces
     rematerialized    no interfaces, each block made in a `keras.RematScope` (on JAX)
 
-All processes import the same. So that memory that is freed goes back to the system, and is not counted,
-the C library is told to map large blocks by themselves (MALLOC_MMAP_THRESHOLD_), in all arms. Prints, in
-MiB, the resident memory before the model is made; its peak from there on, tracing and compiling included;
+All processes import the same. In those of a deep network, so that memory that is freed goes back to the
+system, and is not counted, the C library is told to map large blocks by themselves
+(MALLOC_MMAP_THRESHOLD_). Prints, in MiB, the resident memory before the model is made; its peak from there on, tracing and compiling included;
 and the peak of a second burst, when that is over. Ratios last: of the peaks, of what they add to the memory
 before, and of the time of the second burst. Writes them to --output.
 """
@@ -92,7 +92,8 @@ def main(argv=None):
     options = ["--steps", args.steps, "--network", args.network]
     options += [] if args.batch_size is None else ["--batch-size", args.batch_size]
     samples = {arm: [] for arm in chosen}
-    os.environ.update(THRESHOLD)  # read by the C library when a process begins
+    if args.network != "r2rt":
+        os.environ.update(THRESHOLD)  # read by the C library when a process begins
     for _ in range(args.rounds):
         for arm in chosen:
             samples[arm].append(machine.in_child("benchmarks.memory", "--child", arm, *options))
