@@ -19,9 +19,10 @@ Of a deep network of eight blocks (32 dense layers of 256, or 16 convolutions; `
 
 All processes import the same. In those of a deep network, so that memory that is freed goes back to the
 system, and is not counted, the C library is told to map large blocks by themselves
-(MALLOC_MMAP_THRESHOLD_). Prints, in MiB, the resident memory before the model is made; its peak from there on, tracing and compiling included;
-and the peak of a second burst, when that is over. Ratios last: of the peaks, of what they add to the memory
-before, and of the time of the second burst. Writes them to --output.
+(MALLOC_MMAP_THRESHOLD_). Prints, in MiB, the resident memory before the model is made; its peak from
+there on, tracing and compiling included; and the peak of a second burst, when that is over. Ratios last:
+of the peaks, of what they add to the memory before, and of the time of the second burst. Writes them to
+--output.
 """
 
 import json
