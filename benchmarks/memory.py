@@ -72,9 +72,10 @@ def middle(samples):
 
 
 def line(name, found):
+    time_of = f", {found['seconds']:.1f} s" if "seconds" in found else ""
     return (
         f"{name}: peak {found['peak']:.0f} MiB, {found['added']:.0f} more than the {found['before']:.0f} "
-        f"before; in a later burst {found['later']:.0f}, {found['seconds']:.1f} s"
+        f"before; in a later burst {found['later']:.0f}{time_of}"
     )
 
 

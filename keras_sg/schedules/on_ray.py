@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -250,8 +251,9 @@ def _site(model: keras.Model, program: Program, plans: Any, cores: Sequence[int]
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics")
         if name in compilation
     }
+    network = keras.saving.serialize_keras_object(program.network)
     return Site(
-        network=keras.saving.serialize_keras_object(program.network),
+        network=network,
         interfaces=[interface.name for interface in program.module.interfaces],
         needed=program.needed,
         shares=common.shares,
@@ -262,18 +264,19 @@ def _site(model: keras.Model, program: Program, plans: Any, cores: Sequence[int]
         jit_compile=model.jit_compile,
         run_eagerly=model.run_eagerly,
         optimizers=plans,
-        custom_objects=_custom_objects(program.network),
+        custom_objects=_custom_objects(program.network, network, kept),
         cores=cores,
         floatx=keras.config.floatx(),
     )
 
 
-def _custom_objects(network: keras.Model) -> dict[str, Any]:
-    """Classes that another process cannot know by their names: those registered, and those of its layers."""
+def _custom_objects(network: keras.Model, *configs: Any) -> dict[str, Any]:
+    """What another process cannot know: what is registered and named in `configs`, and classes of layers."""
+    text = json.dumps(configs)
     registered = {
         name: found
         for name, found in keras.saving.get_custom_objects().items()
-        if not name.startswith("keras_sg")
+        if not name.startswith("keras_sg>") and json.dumps(name) in text
     }
     classes = {type(layer) for layer in _keras.sublayers(network)}
     own = {
