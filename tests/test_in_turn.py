@@ -64,9 +64,12 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_interface(kind):
-    # The square of what a read-out says runs away at the rates of the others, and rounding with it.
-    slow = Fresh(lambda: optimizer(rates=(0.03, 1e-4))) if KINDS[kind] is SQUARES else Fresh(optimizer)
-    check(lambda: chain(*KINDS[kind]), fit={"sample_weight": WEIGHTS}, optimizer=slow)
+    options = {"fit": {"sample_weight": WEIGHTS}}
+    if KINDS[kind] is SQUARES:
+        # The square of what a read-out says, differentiated twice, runs away at the rates of the others; and
+        # where XLA compiles it in other pieces, it is rounded otherwise.
+        options |= {"optimizer": Fresh(lambda: optimizer(rates=(0.03, 1e-4))), "tolerance": 3e-6}
+    check(lambda: chain(*KINDS[kind]), **options)
 
 
 @pytest.mark.parametrize("kind", ["mlp, conditional", "critic, sobolev"])
