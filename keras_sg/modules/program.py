@@ -189,6 +189,9 @@ class Program:
             moved = [None if new is old else new for new, old in zip(after, before)]
             outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
             predicted = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
+            # On JAX, Keras's metrics do not see the masks of outputs: they do not leave a gradient with them.
+            seen = self.last and keras.backend.backend() != "jax"
+            masks = list(map(_keras.mask_of, keras.tree.flatten(found))) if seen else []
             ran = Ran(
                 outputs=outputs,
                 values=[predicted.get(id(interface)) for interface in self.module.interfaces],
@@ -198,7 +201,7 @@ class Program:
                 metrics=moved[len(fixed) :],
                 loss=loss,
                 y_pred=found if self.last else None,
-                masks=list(map(_keras.mask_of, keras.tree.flatten(found))) if self.last else [],
+                masks=masks,
                 example_loss=example_loss,
             )
             self._check_met(step)
