@@ -8,6 +8,7 @@ from models import BATCH, CLASSES, FEATURES, data, mlp
 import keras_sg
 from keras_sg.modules import optimizers
 from keras_sg.schedules import InTurn, OnRay, SideBySide, get
+from keras_sg.schedules.worker import ModuleWorker
 
 JAX = keras.backend.backend() == "jax"
 
@@ -196,3 +197,30 @@ def test_an_error_in_mid_epoch_leaves_the_weights_from_before_it():
     x, y, _ = data()
     model.fit(x, y, BATCH, verbose=0)
     assert int(model.optimizer.iterations) == len(x) // BATCH
+
+
+@pytest.mark.skipif(not JAX, reason="devices are those of JAX")
+def test_an_error_at_the_end_of_an_epoch_leaves_the_weights_from_before_it(monkeypatch):
+    model = mlp(2)
+    model.compile("adam", "mse", schedule=SideBySide())
+    before = model.get_weights()
+
+    def dies(worker):
+        raise RuntimeError("This worker has died.")
+
+    x, y, _ = data()
+    with monkeypatch.context() as patch:
+        patch.setattr(ModuleWorker, "values", dies)
+        with pytest.raises(RuntimeError, match="This worker has died"):
+            model.fit(x, y, BATCH, verbose=0)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_modules_are_counted_and_not_interfaces(schedule):
+    """Of two interfaces at one boundary, two modules."""
+    inputs = keras.Input((FEATURES,))
+    cut = [keras_sg.SyntheticGradient(keras.layers.Dense(4))(inputs) for _ in range(2)]
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(CLASSES)(keras.layers.Add()(cut)))
+    model.compile("sgd", "mse", schedule=OnRay(cores=[[0], [0]]))
+    refused(model, OnRay(cores=[[0]] * 3), "parts into 2 modules; give `cores` one entry for each")

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_sg import _keras
-from keras_sg.modules import Program, common_of
+from keras_sg.modules import Program, common_of, part
 from keras_sg.schedules.pipeline import Engine, Pipeline, Pipelined
 from keras_sg.schedules.ray_host import Host, Site, arrays
 from keras_sg.schedules.schedule import Runner
@@ -76,9 +76,8 @@ class OnRay(Pipelined):
         each = options if isinstance(options, (list, tuple)) else [options or {}]
         if not all(isinstance(one, dict) for one in each):
             raise ValueError(
-                "`options` is a dictionary of what Ray is asked for each actor, or a list of them, "
-                "one a module. "
-                f"Received: options={options!r}."
+                "`options` is a dictionary of what Ray is asked for each actor, or a list of them, one a "
+                f"module. Received: options={options!r}."
             )
         if isinstance(delay, bool) or not isinstance(delay, (int, float)) or delay < 0:
             raise ValueError(
@@ -91,7 +90,7 @@ class OnRay(Pipelined):
 
     def check(self, model: keras.Model) -> None:
         super().check(model)
-        modules = len(model.interfaces) + 1
+        modules = len(part(model))  # several interfaces may lie at one boundary
         for what, given in (("options", self.options), ("cores", self.cores)):
             if isinstance(given, (list, tuple)) and len(given) != modules:
                 raise ValueError(
@@ -106,9 +105,8 @@ class OnRay(Pipelined):
         if own:
             raise ValueError(
                 f"Model {model.name!r} (of type {type(model).__name__}) has {own} of its own, which "
-                "the process of "
-                "its last module does not know. Compile it with losses and metrics, or train with "
-                f"schedule='in_turn'. Received: schedule={self.name!r} and {own}."
+                "the process of its last module does not know. Compile it with losses and metrics, or train "
+                f"with schedule='in_turn'. Received: schedule={self.name!r} and {own}."
             )
 
     def start(self, model: keras.Model) -> Runner:
@@ -116,9 +114,8 @@ class OnRay(Pipelined):
         ray = _ray()
         if not ray.is_initialized():
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", message="os.fork", category=RuntimeWarning
-                )  # JAX, of processes
+                # JAX, of every process that is started.
+                warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
                 ray.init(include_dashboard=False, log_to_driver=False)
         return Pipeline(model, self, _Actors(self).engine)
 

@@ -118,10 +118,14 @@ class Pipeline(Runner):
         if flight.lost:  # what is known is what was before it
             self._flight = None
             return flight.state
-        flight.land()
+        try:
+            flight.land()
+            landed: list[Values] = list(map(self._engine.fetch, [w.values() for w in self._workers]))
+        except BaseException:
+            flight.lost = True
+            raise
         found: list[tuple[Variable, Tensor]] = []
-        for program, promise in zip(self._programs, [worker.values() for worker in self._workers]):
-            values: Values = self._engine.fetch(promise)
+        for program, values in zip(self._programs, landed):
             found += zip([*program.trained, *program.fixed], [*values.trained, *values.fixed], strict=True)
             for owned, new in zip(program.taught, values.taught, strict=True):
                 found += zip(owned, new, strict=True)
@@ -285,10 +289,8 @@ class Pipelined(Schedule):
         if max_delay is not None and not (_is_count(max_delay) and max_delay >= least):
             raise ValueError(
                 "`max_delay` is how many ticks after a module ran a target may be late before it is "
-                "dropped, an "
-                f"integer of at least 2 (1 + slack), {least}, the ticks that messages take; or None. "
-                "Received: "
-                f"max_delay={max_delay!r} (of type {type(max_delay).__name__})."
+                f"dropped, an integer of at least 2 (1 + slack), {least}, the ticks that messages take; or "
+                f"None. Received: max_delay={max_delay!r} (of type {type(max_delay).__name__})."
             )
         self.slack, self.max_delay = slack, max_delay
 
@@ -322,8 +324,7 @@ class Pipelined(Schedule):
             if lost and not any(cut.predicts_loss for cut in above.interfaces):
                 raise ValueError(
                     f"Interface {lost[0]!r} learns from the next predicted loss, and the next module "
-                    "predicts "
-                    f"none. Give both modules interfaces of one kind. {out} schedule={self.name!r}."
+                    f"predicts none. Give both modules interfaces of one kind. {out} schedule={self.name!r}."
                 )
 
 
