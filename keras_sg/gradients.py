@@ -75,15 +75,24 @@ REGRESSIONS = {
 }
 
 
-def get_regression(loss: str) -> Regression:
+# Of what is to be descended rather than met: a loss, whose target is 0.
+DESCENT = Regression(
+    value=lambda prediction, target: ops.mean(prediction - target),
+    derivative=lambda prediction, target: ops.ones_like(prediction),
+)
+
+
+def get_regression(loss: str | Regression) -> Regression:
     """Return the `Regression` called `loss`.
 
     Args:
-        loss: `"mse"`, `"mae"` or `"huber"` (with its bend at 1).
+        loss: `"mse"`, `"mae"` or `"huber"` (with its bend at 1); or what is one already.
 
     Raises:
         ValueError: no regression loss has that name.
     """
+    if isinstance(loss, Regression):
+        return loss
     if not isinstance(loss, str) or loss not in REGRESSIONS:
         raise ValueError(
             f"Unknown regression loss for an interface. Expected one of {sorted(REGRESSIONS)}. "
@@ -120,7 +129,7 @@ def per_example(delta: Tensor, scale: Tensor) -> Tensor:
 def replace_gradient(
     h: Tensor,
     synthetic: Tensor,
-    loss: str = "mse",
+    loss: str | Regression = "mse",
     mix: float | Tensor = 1.0,
     weight: float | Tensor = 1.0,
     counts: Counting | None = None,
@@ -200,7 +209,9 @@ def replace_gradient(
     return exchange(h, synthetic, ops.convert_to_tensor(mix, _wide(h)))
 
 
-def regression(prediction: Tensor, target: Tensor, loss: str, counts: Counting | None = None) -> Tensor:
+def regression(
+    prediction: Tensor, target: Tensor, loss: str | Regression, counts: Counting | None = None
+) -> Tensor:
     """The regression loss called `loss`, averaged over the elements that count; a scalar.
 
     Args:
@@ -220,7 +231,7 @@ def regression(prediction: Tensor, target: Tensor, loss: str, counts: Counting |
 def regression_gradient(
     prediction: Tensor,
     target: Tensor,
-    loss: str,
+    loss: str | Regression,
     scale: float | Tensor,
     weight: float | Tensor = 1.0,
     counts: Counting | None = None,

@@ -31,10 +31,11 @@ _OTHER_MASKS = (keras.layers.Softmax, keras.layers.TimeDistributed)
 
 
 class Interface(keras.layers.Wrapper):
-    """What the two kinds of interface share: a layer, a synthesizer, and labels.
+    """What all kinds of interface share: a layer, a synthesizer, and labels.
 
     Attributes:
         predicts_loss: whether the synthesizer predicts a loss of each example.
+        fits_loss: whether it regresses that on the loss that comes from above.
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
@@ -45,6 +46,7 @@ class Interface(keras.layers.Wrapper):
     """
 
     predicts_loss = False
+    fits_loss = False
     between_layers = True
     own_arguments: tuple[str, ...] = ()
 

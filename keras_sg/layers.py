@@ -152,8 +152,54 @@ class SyntheticGradient(Interface):
         return self._exchange(h, synthetic, 1.0, weight, decoupled_step)
 
 
+class PredictedLoss(Interface):
+    """What the interfaces share whose synthesizer predicts a loss per example, which the module descends."""
+
+    predicts_loss = True
+
+    def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
+        if predicted not in ((shape[0],), (shape[0], 1)):
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} must predict one loss an example, "
+                f"shape {(shape[0],)} or {(shape[0], 1)}, at an interface of shape {shape}. Received: "
+                f"{self.synthesizer.name!r} with output of shape {predicted}."
+            )
+
+    def call(
+        self,
+        inputs: Nested,
+        *args: Any,
+        training: bool | None = None,
+        decoupled_step: Step | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        h = self.layer(inputs, *args, **kwargs)
+        return self.meet(h, decoupled_step) if training else self._idle(h)
+
+    def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
+        rows = self._label_rows(decoupled_step, h)
+        weight = self._weight(h, decoupled_step)
+
+        def predict(h: Tensor) -> Tensor:
+            value = _flat(self._predict(h, rows, weight, decoupled_step))
+            return value if weight is None else weight.of_examples(value)
+
+        value, synthetic = nested.value_and_gradient(predict, ops.stop_gradient(h), self.synthesizer)
+        if weight is not None:
+            synthetic = weight.of_positions(synthetic)
+        if decoupled_step is not None:
+            decoupled_step.add_loss(self, value, weight)
+        if self.fits_gradient:
+            # The sum over the elements, where the primitive's regression is the mean.
+            elements = math.prod(ops.shape(h)[1:])
+            if weight is not None:
+                elements = weight.elements(h.shape[self.feature_axis])
+            return self._exchange(h, synthetic, elements, weight, decoupled_step)
+        return self._exchange(h, ops.stop_gradient(synthetic), None, weight, decoupled_step)
+
+
 @keras.saving.register_keras_serializable(package="keras_sg")
-class SyntheticLoss(Interface):
+class SyntheticLoss(PredictedLoss):
     """Wraps a module so that it descends a predicted loss.
 
     In training, with `h` the module's output, the synthesizer predicts one loss per example,
@@ -216,7 +262,7 @@ class SyntheticLoss(Interface):
         gradients (the critic).
     """
 
-    predicts_loss = True
+    fits_loss = True
 
     def __init__(
         self,
@@ -248,25 +294,6 @@ class SyntheticLoss(Interface):
     def fits_gradient(self) -> bool:
         return self.sobolev
 
-    def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
-        if predicted not in ((shape[0],), (shape[0], 1)):
-            raise ValueError(
-                f"The synthesizer of interface {self.name!r} must predict one loss an example, "
-                f"shape {(shape[0],)} or {(shape[0], 1)}, at an interface of shape {shape}. Received: "
-                f"{self.synthesizer.name!r} with output of shape {predicted}."
-            )
-
-    def call(
-        self,
-        inputs: Nested,
-        *args: Any,
-        training: bool | None = None,
-        decoupled_step: Step | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        h = self.layer(inputs, *args, **kwargs)
-        return self.meet(h, decoupled_step) if training else self._idle(h)
-
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         if decoupled_step is None:
             raise ValueError(
@@ -274,24 +301,7 @@ class SyntheticLoss(Interface):
                 "the loss, which only the training step of a keras_sg.DecoupledModel hands to it. "
                 f"{WAYS_OUT} Received: a training call without a training step."
             )
-        rows = self._label_rows(decoupled_step, h)
-        weight = self._weight(h, decoupled_step)
-
-        def predict(h: Tensor) -> Tensor:
-            value = _flat(self._predict(h, rows, weight, decoupled_step))
-            return value if weight is None else weight.of_examples(value)
-
-        value, synthetic = nested.value_and_gradient(predict, ops.stop_gradient(h), self.synthesizer)
-        if weight is not None:
-            synthetic = weight.of_positions(synthetic)
-        decoupled_step.add_loss(self, value, weight)
-        if self.sobolev:
-            # The sum over the elements, where the primitive's regression is the mean.
-            elements = math.prod(ops.shape(h)[1:])
-            if weight is not None:
-                elements = weight.elements(h.shape[self.feature_axis])
-            return self._exchange(h, synthetic, elements, weight, decoupled_step)
-        return self._exchange(h, ops.stop_gradient(synthetic), None, weight, decoupled_step)
+        return super().meet(h, decoupled_step)
 
     def get_config(self) -> Config:
         return {**super().get_config(), "sobolev": self.sobolev}

@@ -86,6 +86,8 @@ class DecoupledModel(Trainer, keras.Model):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343.
     """
 
+    ends_in_loss = True
+
     # Keras rebuilds as functional what has the positional arguments of `keras.Model`, and no others.
     def __init__(
         self,
@@ -106,7 +108,8 @@ class DecoupledModel(Trainer, keras.Model):
             )
         self.report_interfaces = report_interfaces
         _keras.register_step(self)
-        _check_outputs(self)
+        if self.ends_in_loss:
+            _check_outputs(self)
         _check_containers(self)
         self._tell_source(label_sources.check(labels_from))
         self._keys = reports.keys_of(self.interfaces)

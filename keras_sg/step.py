@@ -33,7 +33,7 @@ class GradientPrediction(NamedTuple):
 
 
 class LossPrediction(NamedTuple):
-    """What a `SyntheticLoss` leaves in a step: its predicted loss per example, `(batch,)`.
+    """What an interface leaves in a step of the loss per example that it predicts, `(batch,)`.
 
     It is multiplied by the examples' `weight`, if they have any.
     """
@@ -106,6 +106,11 @@ class Step:
         self.observed = observed
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
+
+    @property
+    def fits_loss(self) -> bool:
+        """Whether a synthesizer regresses on the loss of each example: that of the last predicted loss."""
+        return bool(self.losses) and self.losses[-1].interface.fits_loss
 
     def weights_at(self, interface: Any, h: Tensor) -> list[OutputWeight]:
         """The weights of the outputs that an interface leads to, each a row for an example of `h`."""

@@ -34,7 +34,7 @@ def decouple(
             weights with the result: training one trains both.
         after: name of a layer (or the layer itself), or a list of them. Layers of nested models
             are named by their path, as in `"backbone/block1"`.
-        interface: `keras_sg.SyntheticGradient` or `keras_sg.SyntheticLoss`.
+        interface: `keras_sg.SyntheticGradient`, `keras_sg.SyntheticLoss` or `keras_sg.LocalLoss`.
         report_interfaces: as for `keras_sg.DecoupledModel`.
 
 
@@ -122,8 +122,9 @@ def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, nested: boo
 def _wrapper(interface: type[Interface], options: dict[str, Any]) -> Rebuild:
     def wrap(layer: keras.Layer) -> keras.Layer:
         chosen = dict(options)
-        if isinstance(chosen.get("synthesizer"), keras.Layer):
-            chosen["synthesizer"] = synthesizers.copy_of(chosen["synthesizer"])
+        for name in ("synthesizer", "head"):
+            if isinstance(chosen.get(name), keras.Layer):
+                chosen[name] = synthesizers.copy_of(chosen[name])
         return interface(layer, **chosen)
 
     return wrap
@@ -134,8 +135,8 @@ def _check_decouple(model: keras.Model, names: list[str], interface: type[Interf
     fits = isinstance(interface, type) and issubclass(interface, Interface) and interface.between_layers
     if not fits:
         raise ValueError(
-            "`interface` must be keras_sg.SyntheticGradient or keras_sg.SyntheticLoss (a recurrent interface "
-            "needs an input of its own: write it in, see its example). "
+            "`interface` must be keras_sg.SyntheticGradient, keras_sg.SyntheticLoss or keras_sg.LocalLoss (a "
+            "recurrent interface needs an input of its own: write it in, see its example). "
             f"Received: interface={interface!r} (of type {type(interface).__name__})."
         )
     if not isinstance(model, DecoupledModel):

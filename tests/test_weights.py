@@ -127,6 +127,7 @@ KINDS = {
     "value": lambda layer: keras_sg.SyntheticLoss(layer, synthesizers.Value((8,))),
     "critic": lambda layer: keras_sg.SyntheticLoss(layer, num_classes=CLASSES),
     "sobolev": lambda layer: keras_sg.SyntheticLoss(layer, num_classes=CLASSES, sobolev=True),
+    "local": lambda layer: keras_sg.LocalLoss(layer, num_classes=CLASSES),
 }
 WITH_POSITIONS = {
     **KINDS,

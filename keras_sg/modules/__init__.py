@@ -3,11 +3,13 @@
 from keras_sg.modules.parting import Module as Module
 from keras_sg.modules.parting import met_in as met_in
 from keras_sg.modules.parting import part as part
+from keras_sg.modules.parting import whole as whole
 from keras_sg.modules.program import Batch as Batch
 from keras_sg.modules.program import Common as Common
 from keras_sg.modules.program import Given as Given
 from keras_sg.modules.program import Passed as Passed
 from keras_sg.modules.program import Program as Program
+from keras_sg.modules.program import Ran as Ran
 from keras_sg.modules.program import common_of as common_of
 from keras_sg.modules.program import given as given
 from keras_sg.modules.program import needed_of as needed_of

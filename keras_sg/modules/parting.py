@@ -77,6 +77,14 @@ def part(model: keras.Model) -> list[Module]:
     return modules
 
 
+def whole(model: keras.Model, interfaces: Sequence[Interface] = ()) -> Module:
+    """A functional model as one module: of no interfaces, or of one that is its only output."""
+    outputs = list(model.outputs) if interfaces else model.output
+    network = _Network(list(model.inputs), outputs, name=f"{model.name}_module_0")
+    _keras.register_step(network)
+    return Module(network, tuple(range(len(model.inputs))), (), tuple(interfaces))
+
+
 @keras.saving.register_keras_serializable(package="keras_sg")
 class _Network(keras.Model):
     """A functional model whose layers say what becomes of a mask of its inputs; Keras itself would warn."""

@@ -97,15 +97,14 @@ class Common(NamedTuple):
     """What the programs of a model's modules have in common.
 
     `shares` says of each output of the model what its loss is multiplied by, `ignored` which classes stand
-    for "no label", `reached` by the id of an interface which outputs it leads to, and `predicts_losses`
-    whether an
-    interface of the model learns from the loss of each example.
+    for "no label", `reached` by the id of an interface which outputs it leads to, and `fits_losses` whether
+    an interface of the model learns from the loss of each example.
     """
 
     shares: tuple[float, ...]
     ignored: tuple[int, ...]
     reached: Mapping[int, Sequence[int]]
-    predicts_losses: bool
+    fits_losses: bool
 
 
 class Program:
@@ -278,10 +277,10 @@ class Program:
         self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values
     ) -> tuple[Tensor, Tensor | None]:
         """The last module's share of the training loss, and the loss of each example, if it is needed."""
-        sample_weight = _copied(batch.sample_weight) if self._common.predicts_losses else batch.sample_weight
+        sample_weight = _copied(batch.sample_weight) if self._common.fits_losses else batch.sample_weight
         with _keras.adding(self.head, losses):
             loss = _keras.compute_loss(self.head, batch.x, batch.y, y_pred, sample_weight)
-        if not self._common.predicts_losses:
+        if not self._common.fits_losses:
             return loss, None
         constant = keras.tree.map_structure(lambda y: _keras.copy_mask(y, ops.stop_gradient(y)), y_pred)
         ones = taught.weights_of_examples(self.head, batch.y, batch.sample_weight, constant)
@@ -314,7 +313,7 @@ def common_of(model: keras.Model) -> Common:
         shares=tuple(share for _, share in _keras.losses_of_outputs(model)),
         ignored=weights.ignored(model),
         reached={key: sorted(found) for key, found in model.outputs_of_interfaces.items()},
-        predicts_losses=any(interface.predicts_loss for interface in model.interfaces),
+        fits_losses=any(interface.fits_loss for interface in model.interfaces),
     )
 
 

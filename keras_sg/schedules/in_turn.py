@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_sg import _keras, batches
 from keras_sg.interface import Interface
-from keras_sg.modules import Batch, Given, Passed, given, met_in, part, programs
+from keras_sg.modules import Batch, Given, Passed, Program, Ran, given, met_in, part, programs
 from keras_sg.modules.engine import compiled, loss_scale, reader
 from keras_sg.reports import Measure
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
@@ -53,10 +53,10 @@ class InTurn(Schedule):
 
     def start(self, model: keras.Model) -> Runner:
         check_modules(model, "in_turn")
-        return _Turns(model)
+        return Turns(model, programs(model))
 
 
-class _Batch(NamedTuple):
+class Shared(NamedTuple):
     """What the parts of a step share."""
 
     read: Callable[[list[Variable]], list[Tensor]]
@@ -70,7 +70,7 @@ class _Batch(NamedTuple):
         return self.steps % interface.update_period != 0
 
 
-class _Lesson(NamedTuple):
+class TurnLesson(NamedTuple):
     """What the synthesizer at an interface, of module `k` at index `at`, learns from: what arrived at `h`."""
 
     k: int
@@ -79,7 +79,7 @@ class _Lesson(NamedTuple):
     arrived: Tensor | None
 
 
-class _Found:
+class Found:
     """What the parts of a step have found.
 
     Attributes:
@@ -108,11 +108,16 @@ def _get(found: dict[int, Tensor | None], variables: list[Variable]) -> list[Ten
     return [found.get(id(variable)) for variable in variables]
 
 
-class _Turns(Runner):
-    """Trains a model by `InTurn`."""
+class Turns(Runner):
+    """Takes a model's modules through each batch in turn.
 
-    def __init__(self, model: keras.Model) -> None:
-        self._model, self._programs = model, programs(model)
+    Args:
+        model: the compiled model.
+        programs: those of its modules, in their order.
+    """
+
+    def __init__(self, model: keras.Model, programs: list[Program]) -> None:
+        self._model, self._programs = model, programs
         self._compile = functools.partial(compiled, model=model, programs={})
         self._run = [self._compile(program.run) for program in self._programs]
         self._learn = functools.cache(self._compiled_lesson)
@@ -144,12 +149,12 @@ class _Turns(Runner):
         return self._compile(finish, donated=(0,))
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
-        model, batch = self._model, self._prepared(state, data)
-        found = _Found()
-        below: list[Passed] = []
+        batch = self._prepared(state, data)
+        found = Found()
+        below = self._entering(batch)
         y_pred: Nested = None
         masks: list[Tensor | None] = []
-        waiting: list[_Lesson] = []
+        waiting: list[TurnLesson] = []
         for k, program in enumerate(self._programs):
             ran = self._run[k](
                 batch.read(program.trained),
@@ -167,10 +172,19 @@ class _Turns(Runner):
             found.losses.append(ran.loss)
             interfaces = [*map(id, program.module.interfaces), END]
             found.predicted.update(zip(interfaces, [*ran.values, ran.example_loss]))
-            waiting += [_Lesson(k - 1, at, *each) for at, each in enumerate(zip(below, ran.arrived))]
+            if k:
+                waiting += [TurnLesson(k - 1, at, *each) for at, each in enumerate(zip(below, ran.arrived))]
+            self._leaving(k, ran, batch, found)
             below, y_pred, masks = ran.outputs, ran.y_pred, ran.masks
             del ran  # and with it, what the module below has handed over
             waiting = [lesson for lesson in waiting if not self._taught(lesson, batch, found)]
+        return self._ended(state, found, batch, y_pred, masks)
+
+    def _ended(
+        self, state: Any, found: Found, batch: Shared, y_pred: Nested, masks: list[Tensor | None]
+    ) -> tuple[Logs, Any]:
+        """End a step: update what gradients were found of, and report."""
+        model = self._model
         return self._finish(tuple(map(model.key_of, found.met)), tuple(map(batch.rests, found.met)))(
             state,
             (
@@ -185,7 +199,14 @@ class _Turns(Runner):
             masks,
         )
 
-    def _prepared(self, state: Any, data: Nested) -> _Batch:
+    def _entering(self, batch: Shared) -> list[Passed]:
+        """What comes to the first module from one below it."""
+        return []
+
+    def _leaving(self, k: int, ran: Ran, batch: Shared, found: Found) -> None:
+        """Take note of what module `k` has done."""
+
+    def _prepared(self, state: Any, data: Nested) -> Shared:
         model = self._model
         check_modules(model, "in_turn")
         data = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_tensor(x), data)
@@ -193,12 +214,15 @@ class _Turns(Runner):
         if not model.labels_are_checked:
             batches.check_labels(model, batch.y)
         _keras.make_metrics(model, *batch)
-        read = reader(model, state)
+        return self._shared(state, batch, _keras.inputs_of(model, batch.x))
+
+    def _shared(self, state: Any, batch: Batch, inputs: list[Tensor]) -> Shared:
+        model, read = self._model, reader(self._model, state)
         steps = int(ops.convert_to_numpy(*read([model.optimizer.iterations]))) if self._rests else 0
         labels = given(model, batch.y, batch.sample_weight)
-        return _Batch(read, steps, loss_scale(model, read), _keras.inputs_of(model, batch.x), labels, batch)
+        return Shared(read, steps, loss_scale(model, read), inputs, labels, batch)
 
-    def _taught(self, lesson: _Lesson, batch: _Batch, found: _Found) -> bool:
+    def _taught(self, lesson: TurnLesson, batch: Shared, found: Found) -> bool:
         """Have a synthesizer learn, if all has come that it learns from.
 
         In a step in which it rests, it is measured, and its state is held.
@@ -206,8 +230,8 @@ class _Turns(Runner):
         k, at, h, arrived = lesson
         program = self._programs[k]
         interface = program.module.interfaces[at]
-        value = found.predicted.get(self._above[id(interface)]) if interface.predicts_loss else None
-        if interface.predicts_loss and value is None:
+        value = found.predicted.get(self._above[id(interface)]) if interface.fits_loss else None
+        if interface.fits_loss and value is None:
             return False
         rest = batch.rests(interface)
         updates, measures = self._learn(k, at, rest)(

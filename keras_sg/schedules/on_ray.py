@@ -256,7 +256,7 @@ def _site(model: keras.Model, program: Program, plans: Any, cores: Sequence[int]
         shares=common.shares,
         ignored=common.ignored,
         reached=[list(common.reached[id(interface)]) for interface in program.module.interfaces],
-        predicts_losses=common.predicts_losses,
+        fits_losses=common.fits_losses,
         compilation=kept,
         jit_compile=model.jit_compile,
         run_eagerly=model.run_eagerly,

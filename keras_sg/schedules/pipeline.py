@@ -242,17 +242,19 @@ class _Flight:
         program = self._programs[k]
         told = dict(zip(map(id, program.metrics), report.metrics))
         self._scores = [told.get(id(v), old) for v, old in zip(self._metrics, self._scores)]
-        batch, losses = number, []
         if number is not None:
             self._losses[number].append(report.loss)
-            losses = self._losses.pop(number) if program.last else []
-        if report.learned:  # all of one batch; the last module learns nothing
-            batch = int(report.learned[0][0])
-        if batch is None or not (losses or report.learned):
-            return
-        ats = tuple(int(at) for _, at, _ in report.learned)
-        size = np.asarray(self._sizes[batch], "int32")
-        self._scores = list(self._track(k, ats)(self._scores, losses, [m for *_, m in report.learned], size))
+            if program.last:
+                self._move_scores(k, number, self._losses.pop(number), {})
+        for batch in dict.fromkeys(int(batch) for batch, *_ in report.learned):
+            learned = {int(at): found for of, at, found in report.learned if of == batch}
+            self._move_scores(k, batch, [], learned)
+
+    def _move_scores(
+        self, k: int, batch: int, losses: list[Tensor], learned: dict[int, list[Measure]]
+    ) -> None:
+        track, size = self._track(k, tuple(learned)), np.asarray(self._sizes[batch], "int32")
+        self._scores = list(track(self._scores, losses, list(learned.values()), size))
 
     def scores(self) -> list[tuple[Variable, Tensor]]:
         """The model's metrics, and their values."""
@@ -320,7 +322,7 @@ class Pipelined(Schedule):
                     f"cannot be handed to the modules' shares of it. {out} schedule={self.name!r}."
                 )
         for below, above in itertools.pairwise(modules[:-1]):
-            lost = [cut.name for cut in below.interfaces if cut.predicts_loss]
+            lost = [cut.name for cut in below.interfaces if cut.fits_loss]
             if lost and not any(cut.predicts_loss for cut in above.interfaces):
                 raise ValueError(
                     f"Interface {lost[0]!r} learns from the next predicted loss, and the next module "

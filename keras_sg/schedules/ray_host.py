@@ -22,7 +22,7 @@ class Site(NamedTuple):
     shares: tuple[float, ...]
     ignored: tuple[int, ...]
     reached: list[list[int]]
-    predicts_losses: bool
+    fits_losses: bool
     compilation: Config  # of the last module
     jit_compile: bool
     run_eagerly: bool
@@ -47,7 +47,7 @@ class Host:
         network.jit_compile, network.run_eagerly = site.jit_compile, site.run_eagerly
         interfaces = tuple(network.get_layer(name) for name in site.interfaces)
         reached = {id(interface): outputs for interface, outputs in zip(interfaces, site.reached)}
-        common = Common(site.shares, site.ignored, reached, site.predicts_losses)
+        common = Common(site.shares, site.ignored, reached, site.fits_losses)
         head = None if interfaces else network
         program = Program(Module(network, (), (), interfaces), site.needed, common, head)
         self._network, self._worker = network, ModuleWorker(program, site.optimizers, network)

@@ -96,6 +96,8 @@ class ModuleWorker:
             for rest in (False, True)
         }
         self._measure = compiled(self._measured, model)
+        interfaces = program.module.interfaces
+        self._local = [at for at, cut in enumerate(interfaces) if not (cut.fits_loss or cut.fits_gradient)]
 
     def _descent(
         self, function: Callable[..., Any], variables: list[Variable], parts: list[Part], model: keras.Model
@@ -201,11 +203,12 @@ class ModuleWorker:
     # Ticks
 
     def tick(self, run: tuple[int, Any, Feed] | None, learn: tuple[int, Any] | None) -> Told:
-        told = self._take(*run) if run is not None else Told(None, None, None)
-        learned = self._teach(*learn) if learn is not None else []
+        told, learned = self._take(*run) if run is not None else (Told(None, None, None), [])
+        learned += self._teach(*learn) if learn is not None else []
         return told._replace(report=Report(told.report, learned, self._read(self.program.metrics)))
 
-    def _take(self, number: int, below: list[Passed] | None, feed: Feed) -> Told:
+    def _take(self, number: int, below: list[Passed] | None, feed: Feed) -> tuple[Told, Learned]:
+        """Run a batch; the heads of local losses learn at once, for nothing comes to them from above."""
         program = self.program
         below, inputs, given, batch = self._all_here((below or [], feed.inputs, feed.given, feed.batch))
         feed = feed._replace(inputs=[], given=given, batch=None)
@@ -227,23 +230,37 @@ class ModuleWorker:
         else:
             self._kept[number] = _Kept(feed, ran.outputs, fixed)
         value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
-        return Told(ran.outputs, (ran.arrived, value), ran.loss)
+        learned = [] if program.last else self._lessons(number, self._kept[number], self._local)
+        return Told(ran.outputs, (ran.arrived, value), ran.loss), learned
 
     def _teach(self, number: int, target: tuple[list[Tensor | None], Tensor | None]) -> Learned:
-        feed, outputs, fixed = self._kept.pop(number)
+        kept = self._kept.pop(number)
         for old in [other for other in self._kept if other < number]:
             del self._kept[old]  # whose targets were dropped
-        arrived, value = self._all_here(target)
+        taught = [at for at in range(len(self.program.module.interfaces)) if at not in self._local]
+        return self._lessons(number, kept, taught, *self._all_here(target))
+
+    def _lessons(
+        self,
+        number: int,
+        kept: _Kept,
+        taught: Sequence[int],
+        arrived: Sequence[Tensor | None] = (),
+        value: Tensor | None = None,
+    ) -> Learned:
+        """Have the synthesizers of these interfaces learn from what came from above of a batch."""
+        feed, outputs, fixed = kept
         scale = ops.convert_to_tensor(feed.scale, keras.config.floatx())
         learned = []
-        for at, interface in enumerate(self.program.module.interfaces):
+        for at in taught:
+            interface = self.program.module.interfaces[at]
             rest = _rests(interface, feed)
             measures = self._learn[at, rest](
                 fixed,
                 outputs[at],
                 feed.given,
-                arrived[at],
-                value if interface.predicts_loss else None,
+                arrived[at] if interface.fits_gradient else None,
+                value if interface.fits_loss else None,
                 scale,
             )
             learned.append((number, at, measures))

@@ -100,11 +100,11 @@ class JaxTrainer(Mixin):
             step = new_step(taps=taps)
             with self._scope((trainable, *state[1:])) as scope:
                 y_pred = self(x, training=True, decoupled_step=step)
-                if step.losses:
+                if step.fits_loss:
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
-                    lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
                 else:
-                    loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
+                    loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
+                lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
                 total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
             predictions = [(met.synthetic, met.weight) for met in step.gradients]
             return total, (self._values(scope), loss, y_pred, predictions, [lesson[1:] for lesson in lessons])

@@ -32,8 +32,13 @@ def _joined(part: Nested) -> Nested:
     return ops.convert_to_tensor(part) if numbers else part
 
 
-def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson]:
-    """Every predicted loss is to be the next one, and the last the example's own loss.
+def loss_lessons(step: Step, example_loss: Tensor | None, scale: Tensor) -> list[Lesson]:
+    """Every predicted loss is to be the next one, the last the example's own loss; a local loss is to be 0.
+
+    Args:
+        step: the training step, in which losses were predicted.
+        example_loss: the loss of each example, `(batch,)`; None where no synthesizer regresses on it.
+        scale: what the optimizer multiplies losses by.
 
     Raises:
         ValueError: the batch of one is longer than the other's.
@@ -41,6 +46,8 @@ def loss_lessons(step: Step, example_loss: Tensor, scale: Tensor) -> list[Lesson
     targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     targets = [
         step.matching(target, prediction.value, prediction.interface.name, "losses")
+        if prediction.interface.fits_loss
+        else ops.zeros_like(prediction.value)
         for prediction, target in zip(step.losses, targets)
     ]
     return [

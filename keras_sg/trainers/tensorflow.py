@@ -119,13 +119,11 @@ class TensorFlowTrainer(Mixin):
         with tf.control_dependencies([check for check in checks if check is not None]):
             with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
                 y_pred = self(x, training=True, decoupled_step=step)
-                if step.losses:
+                if step.fits_loss:
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
-                    lessons = taught.loss_lessons(
-                        step, example_loss, self.optimizer.scale_loss(1.0 / replicas)
-                    )
                 else:
-                    loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
+                    loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
+                lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
                 # Keras divides losses by the number of replicas; the report is of the whole.
                 _keras.track_loss(self, loss * replicas, batch)
                 regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]

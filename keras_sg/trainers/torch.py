@@ -36,11 +36,11 @@ class TorchTrainer(Mixin):
             kind.check_values(step.labels, step.ignored)
 
         y_pred = self(x, training=True, decoupled_step=step)
-        if step.losses:
+        if step.fits_loss:
             loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
-            lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
         else:
-            loss, lessons = _keras.compute_loss(self, x, y, y_pred, sample_weight), []
+            loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
+        lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
         total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
         regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
         trained = [variable.value for variable in self.trainable_variables]

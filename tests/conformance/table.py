@@ -17,6 +17,7 @@ from models import CLASSES, FEATURES, data
 import keras_sg
 from keras_sg import (
     DecoupledModel,
+    LocalLoss,
     RecurrentSyntheticGradient,
     SyntheticGradient,
     SyntheticLoss,
@@ -221,6 +222,10 @@ ROWS = {
     "value, conditional": Row(dense(SyntheticLoss, VALUE, **CUT)),
     "critic, label vectors": Row(dense(SyntheticLoss, CRITIC, **BITS), bits=True),
     "critic, sobolev": Row(dense(SyntheticLoss, CRITIC, sobolev=True, count=2, **CUT), tried=MOST),
+    "local": Row(dense(LocalLoss, CRITIC, count=2, **CUT), tried="xla steps mirrored half export"),
+    "local, label vectors": Row(
+        dense(LocalLoss, synthesizers.Critic(()), mix=0.5, update_period=3, **BITS), bits=True
+    ),
     "recurrent": Row(recurrent(batch_size=BATCH), (3, 2), recurrent=True, tried="xla steps half killed"),
     "recurrent, auxiliary": Row(
         recurrent(keras.Model, synthesizer=MLP, auxiliary=True, loss="huber", mix=1.0),

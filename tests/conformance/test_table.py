@@ -42,11 +42,16 @@ def test_every_class_and_function_is_there(models):
     assert {type(keras_sg.decoupled_optimizer()), keras.optimizers.Adam} <= optimizers
 
 
+def predicting(config):
+    """What predicts at an interface, by its configuration."""
+    return config.get("synthesizer") or config["head"]
+
+
 def test_every_synthesizer_is_there_with_every_kind_of_label(models):
     interfaces = [interface for model in models.values() for interface in interfaces_in(model)]
     found = collections.defaultdict(set)
     for interface in interfaces:
-        recipe = synthesizers.get(interface.get_config()["synthesizer"])
+        recipe = synthesizers.get(predicting(interface.get_config()))
         found[type(recipe)].add(type(interface.label).__name__)
     assert set(found) == {*synthesizers.RECIPES.values(), synthesizers.Existing}
     for identifier, recipe in synthesizers.RECIPES.items():
