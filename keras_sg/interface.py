@@ -82,7 +82,7 @@ class Interface(keras.layers.Wrapper):
         self.label_size = None if label_size is None else int(label_size)
         self.labels_from = label_sources.check(labels_from)
         gradients.get_regression(loss)
-        self.loss = loss
+        self.loss: str | gradients.Regression = loss
         self.update_period = _check_period(update_period)
         self.synthesizer: keras.Layer = None
         self._trainable_parts: tuple[bool, ...] | None = None  # what to restore of the synthesizer

@@ -44,7 +44,7 @@ class LowerModel(DecoupledModel):
         (interface,) = self.interfaces
         return interface
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:  # type: ignore[override]
         """Compile, as `keras.Model.compile` does, without loss and metrics.
 
         Args:

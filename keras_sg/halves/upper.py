@@ -9,7 +9,7 @@ from keras import ops
 from keras_sg import gradients
 from keras_sg.halves.messages import Sent, Target
 from keras_sg.models import DecoupledModel
-from keras_sg.modules import Module, Passed, Program, Ran, common_of, part, whole
+from keras_sg.modules import Module, Passed, Program, Ran, common_of, needed_of, part, whole
 from keras_sg.schedules.in_turn import Found, Shared, Turns
 from keras_sg.schedules.schedule import Schedule, check_modules
 from keras_sg.types import Config, Nested, Tensor
@@ -86,7 +86,8 @@ class UpperModel(DecoupledModel):
                 f"{expected}. Received: {found or type(sent).__name__}."
             )
         self.train_on_batch(sent.h, y, sample_weight)
-        return self.runner.target._replace(step=sent.step)
+        runner: Any = self.runner
+        return runner.target._replace(step=sent.step)
 
     def get_config(self) -> Config:
         return {**super().get_config(), "sends": list(self.sends)}
@@ -123,10 +124,12 @@ class _Upper(Turns):
         common = common_of(model)
         common = common._replace(fits_losses=common.fits_losses or "loss" in model.sends)
         modules = modules_of(model)
-        needed = [("gradient" in model.sends,)]
-        needed += [tuple(cut.fits_gradient for cut in module.interfaces) for module in modules[:-1]]
-        heads = [None] * (len(modules) - 1) + [model]
-        super().__init__(model, [Program(*each, common, head) for *each, head in zip(modules, needed, heads)])
+        needed = [("gradient" in model.sends,), *(needed_of(module.interfaces) for module in modules[:-1])]
+        programs = [
+            Program(module, needs, common, None if module.interfaces else model)
+            for module, needs in zip(modules, needed)
+        ]
+        super().__init__(model, programs)
         self.target = Target(None, None)
 
     def _entering(self, batch: Shared) -> list[Passed]:

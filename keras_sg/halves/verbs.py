@@ -62,8 +62,8 @@ def split(model: DecoupledModel, at: str | keras.Layer | None = None) -> tuple[L
     if len(first.interfaces) > 1:
         raise ValueError(
             f"At the cut behind {cut.name!r} lie several tensors, those of the interfaces "
-            f"{[interface.name for interface in first.interfaces]}, and one message carries one. Join them in "
-            "a layer, and cut behind it."
+            f"{[interface.name for interface in first.interfaces]}, and one message carries one. Join them "
+            "in a layer, and cut behind it."
         )
     if first.interfaces != (cut,):
         raise ValueError(
