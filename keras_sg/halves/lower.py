@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sg import batches
 from keras_sg.halves.messages import Sent, Target, Taught, check_pair
 from keras_sg.interface import Interface
 from keras_sg.models import DecoupledModel
@@ -78,7 +79,7 @@ class LowerModel(DecoupledModel):
         return ops.zeros((), keras.config.floatx())
 
     def labels_from(self, y: Nested) -> Nested:
-        return super().labels_from(y.labels if isinstance(y, Taught) else y)
+        return y.labels if isinstance(y, Taught) else super().labels_from(y)
 
     def advance(self, x: Any, y: Nested = None, sample_weight: Nested = None) -> Sent:
         """Train on a batch without waiting for a target, and return what is to be sent up of it.
@@ -125,10 +126,11 @@ class LowerModel(DecoupledModel):
                 learns from; or there are no labels, and it sees some.
         """
         self._check_labelled(y)
-        check_pair(sent, target)
+        labels = None if self.cut.label is None else self.labels_from(batches.arrays(y))
+        check_pair(sent, target, labels, sample_weight)
         self._check_age(sent, max_age)
         self.reset_metrics()
-        taught = Taught(*(None if part is None else np.asarray(part) for part in (y, *target[:2])))
+        taught = Taught(*(None if part is None else np.asarray(part) for part in (labels, *target[:2])))
         return self.train_on_batch(sent.h, taught, sample_weight, return_dict=True)
 
     @property
@@ -232,7 +234,8 @@ class _Lower(Turns):
                 )
         convert = lambda part: None if part is None else ops.convert_to_tensor(part)
         h, labels, gradient, loss, sample_weight = map(convert, (h, *y, sample_weight))
-        batch = self._shared(state, Batch(h, labels, sample_weight), [])
+        y = None if labels is None else Taught(labels, None, None)
+        batch = self._shared(state, Batch(h, y, sample_weight), [])
         found = Found()
         found.predicted[END] = loss
         arrived = None

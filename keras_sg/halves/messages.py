@@ -116,7 +116,7 @@ class Pairs(keras.utils.PyDataset):
             target: what came for it.
             sample_weight: weights of its examples, `(batch,)`, or None.
         """
-        check_pair(sent, target)
+        check_pair(sent, target, y, sample_weight)
         parts = {"h": sent.h, "labels": y, "gradient": target.gradient, "loss": target.loss}
         parts["weight"] = sample_weight
         found = {name: np.asarray(part) for name, part in parts.items() if part is not None}
@@ -124,11 +124,6 @@ class Pairs(keras.utils.PyDataset):
             raise ValueError(
                 "The batches that pairs are made of must all have the same parts. Received: one with "
                 f"{sorted(found)} after one with {sorted(self._kept[0])}."
-            )
-        sizes = {name: len(part) for name, part in found.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f"What is kept of a batch must have as many examples in each part. Received: {sizes}."
             )
         self._kept.append(found)
         while self.limit is not None and len(self._kept) > 1 and self.examples > self.limit:
@@ -154,8 +149,8 @@ class Pairs(keras.utils.PyDataset):
         return (found["h"], y, found["weight"]) if "weight" in found else (found["h"], y)
 
 
-def check_pair(sent: Sent, target: Target) -> None:
-    """Raise `ValueError` unless a target belongs to what was sent."""
+def check_pair(sent: Sent, target: Target, y: Nested, sample_weight: Nested) -> None:
+    """Raise `ValueError` unless a target, labels and weights belong to what was sent."""
     if not isinstance(sent, Sent) or not isinstance(target, Target):
         raise ValueError(
             "A pair is what LowerModel.advance returned, a Sent, and what UpperModel.teach returned for it, "
@@ -175,4 +170,10 @@ def check_pair(sent: Sent, target: Target) -> None:
             raise ValueError(
                 f"The target's {name} must have the shape {expected}, for what was sent has the shape "
                 f"{np.shape(sent.h)}. Received: a {name} of the shape {np.shape(part)}."
+            )
+    for name, part in (("labels", y), ("sample_weight", sample_weight)):
+        if part is not None and np.shape(part)[:1] != np.shape(sent.h)[:1]:
+            raise ValueError(
+                f"There must be as many {name} as examples were sent, {len(sent.h)}. Received: {name} of the "
+                f"shape {np.shape(part)}."
             )

@@ -71,17 +71,17 @@ def split(model: DecoupledModel, at: str | keras.Layer | None = None) -> tuple[L
             "where the lower half would have to be decoupled itself. Split at the lowest. "
             f"Received: at={cut.name!r}."
         )
-    past = sorted({model.inputs[i].name for module in modules[1:] for i in module.inputs})
-    if past or len(first.inputs) != len(model.inputs):
-        raise ValueError(
-            f"The cut at interface {cut.name!r} does not separate: the inputs {past} of the model are taken "
-            "above it. Only the tensor at the cut crosses a link. Cut where all inputs have been taken."
-        )
     (h,) = first.network.outputs
     if _keras.mask_of(h) is not None:
         raise ValueError(
             f"What crosses the cut at interface {cut.name!r} has a mask, which a message does not carry. Cut "
             "behind a layer that no longer has one (behind pooling, or an RNN that returns its last output)."
+        )
+    past = sorted({model.inputs[i].name for module in modules[1:] for i in module.inputs})
+    if past or len(first.inputs) != len(model.inputs):
+        raise ValueError(
+            f"The cut at interface {cut.name!r} does not separate: the inputs {past} of the model are taken "
+            "above it. Only the tensor at the cut crosses a link. Cut where all inputs have been taken."
         )
     sends = [kind for kind, fits in zip(KINDS, (cut.fits_gradient, cut.fits_loss)) if fits]
     reported = {"report_interfaces": model.report_interfaces}

@@ -19,6 +19,9 @@ FUNCTIONS = {
     "strip": "test_saving.py",
     "balance": "tests/test_balance.py",
     "Windows": "tests/test_windows.py",
+    **dict.fromkeys(
+        ["split", "join", "LowerModel", "UpperModel", "Sent", "Target", "Pairs"], "tests/test_halves.py"
+    ),
     "decoupled_optimizer": "linear, conditional",
 }
 
