@@ -92,8 +92,8 @@ class LocalLoss(PredictedLoss):
         )
         if self.label is None:
             raise ValueError(
-                f"The head of local loss {self.name!r} predicts the label: pass num_classes (for class "
-                "labels) or label_size (for label vectors). Without labels, use keras_sg.SyntheticGradient. "
+                f"The head of local loss {self.name!r} learns from the label alone, so it has to know what "
+                "labels are: pass num_classes or label_size. Without labels, use keras_sg.SyntheticGradient. "
                 f"Received: num_classes={num_classes!r}, label_size={label_size!r}."
             )
         if isinstance(self._recipe, synthesizers.Value):

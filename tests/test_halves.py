@@ -295,7 +295,7 @@ def test_what_cannot_be_split():
     not_split(r"`at` names the interface at which .* one of \['a', 'b'\]", build("linear", "linear"))
     not_split("Below interface 'b' lie others", build("linear", "linear"), "b")
     not_split("has an update_period of 3, but in two halves", build(update_period=3))
-    not_split(r"a share of the true gradient passes \(mix=0.5\)", build(mix=0.5))
+    not_split(r"mixes in the true gradient \(mix=0.5\), for which the lower half", build(mix=0.5))
 
 
 def test_cuts_that_do_not_separate():
@@ -327,7 +327,10 @@ def test_what_crosses_has_no_mask():
 def test_a_recurrent_interface_is_no_cut():
     windows, ends = keras.Input((3, FEATURES), batch_size=4), keras.Input((), batch_size=4)
     h = keras_sg.RecurrentSyntheticGradient(layers.GRU(4, name="gru"))(windows, ends=ends)
-    not_split("lies between windows of time", keras_sg.DecoupledModel([windows, ends], layers.Dense(2)(h)))
+    not_split(
+        "windows of time, not between layers. Split at another",
+        keras_sg.DecoupledModel([windows, ends], layers.Dense(2)(h)),
+    )
 
 
 def test_halves_that_do_not_fit():
@@ -366,7 +369,12 @@ def test_bad_messages():
     refused(
         r"gradient must have the shape \(20, 5\)", first, Y, target._replace(gradient=target.gradient[:, :2])
     )
-    refused(r"loss must have the shape \(20,\)", first, Y, target._replace(loss=target.loss[:3]))
+    refused(
+        r"loss must have the shape \(20,\), for what was sent has the shape \(20, 5\)",
+        first,
+        Y,
+        target._replace(loss=target.loss[:3]),
+    )
     refused(
         "learns from the gradient of each example, which the target", first, Y, target._replace(gradient=None)
     )

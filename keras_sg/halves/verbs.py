@@ -178,7 +178,7 @@ def _check_cut(model: keras.Model, at: Any) -> Interface:
         )
     if cut.mix != 1.0 or cut.mix_moves:
         raise ValueError(
-            f"At interface {cut.name!r} a share of the true gradient passes (mix={cut.mix}), for which the "
-            f"lower half would have to wait. Make it 1. Received: at={at!r}."
+            f"Interface {cut.name!r} mixes in the true gradient (mix={cut.mix}), for which the lower half "
+            f"would have to wait. Make it 1. Received: at={at!r}."
         )
     return cut

@@ -138,7 +138,7 @@ def built(name, kind=None, values=None):
 def with_modules_in(dtype, config, inside=False):
     """A configuration in which all interfaces, and the layers in them, have another dtype."""
     if isinstance(config, dict):
-        kinds = ("keras_sg>Synthetic", "keras_sg>RecurrentSynthetic")
+        kinds = ("keras_sg>Synthetic", "keras_sg>RecurrentSynthetic", "keras_sg>Local")
         inside = inside or str(config.get("registered_name")).startswith(kinds)
         return {
             key: dtype if inside and key == "dtype" else with_modules_in(dtype, value, inside)
