@@ -227,7 +227,7 @@ def refused(match, head="critic", **options):
 def test_bad_input():
     refused("The head of local loss 'cut' learns from the label alone, so it has to know")
     refused(
-        "The head of a local loss predicts the label, and its output is how far it is off",
+        "is how far its guess at the label is off; 'value' predicts",
         "value",
         num_classes=3,
     )
