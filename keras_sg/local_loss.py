@@ -98,8 +98,8 @@ class LocalLoss(PredictedLoss):
             )
         if isinstance(self._recipe, synthesizers.Value):
             raise ValueError(
-                "The output of a local loss's head is how far its guess at the label is off; 'value' predicts "
-                "a loss, which it has to be told. Use 'critic', or keras_sg.SyntheticLoss. "
+                "The output of a local loss's head is how far its guess at the label is off; 'value' "
+                "predicts a loss, which it has to be told. Use 'critic', or keras_sg.SyntheticLoss. "
                 f"Received: head={head!r} for interface {self.name!r}."
             )
         self.loss = gradients.DESCENT
