@@ -7,6 +7,7 @@ Two modules of 4 dense layers of 1,024, batch 256, on JAX, over Ray:
 
     decoupled         keras_sg.schedules.OnRay under fit, with a linear synthesizer that sees the label
     low rank          the same, with a synthesizer of --rank
+    local             the same, with a local loss of a linear head: nothing comes from above
     backprop          forward below, forward and back above, back below
     GPipe             the same, with four micro-batches
     data parallel     each has the whole network and half of the batch; gradients are averaged
@@ -65,8 +66,8 @@ def options():
     return parser
 
 
-def build(args, features, rank=None, schedule="together", cut=True):
-    """The network: decoupled in its middle, or undivided."""
+def build(args, features, schedule="together", interface=keras_sg.SyntheticGradient, **options):
+    """The network: decoupled in its middle by an interface, or undivided if that is None."""
     keras.utils.set_random_seed(0)
     names = [f"dense{at}" for at in range(2 * args.layers)]
     layers = [keras.layers.Dense(args.width, activation="relu", name=name) for name in names]
@@ -76,12 +77,10 @@ def build(args, features, rank=None, schedule="together", cut=True):
         "optimizer": optimizer(args.learning_rate),
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     }
-    if not cut:
+    if interface is None:
         model.compile(**compilation, metrics=["accuracy"])
         return model
-    model = keras_sg.decouple(
-        model, [names[args.layers - 1]], synthesizer=keras_sg.synthesizers.Linear(rank), num_classes=10
-    )
+    model = keras_sg.decouple(model, [names[args.layers - 1]], interface, num_classes=10, **options)
     model.compile(**compilation, schedule=schedule)
     return model
 
@@ -108,9 +107,9 @@ class Clock(keras.callbacks.Callback):
 class Decoupled:
     """An arm that trains by `fit`."""
 
-    def __init__(self, args, features, rank=None, slack=0, delay=0.0):
+    def __init__(self, args, features, slack=0, delay=0.0, **options):
         schedule = keras_sg.schedules.OnRay(slack=slack, cores=CORES, delay=delay)
-        self.model = build(args, features, rank, schedule)
+        self.model = build(args, features, schedule, **options)
         self.model.optimizer.build(self.model.trainable_variables)
         self._variables = [*self.model.variables, *self.model.optimizer.variables]
         self._initial = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
@@ -212,13 +211,16 @@ def arms_of(args, delay, peers, features):
     """
     (workers, wire), (alone, _), load = peers
     seconds = delay / 1e3
+    low_rank = {"synthesizer": keras_sg.synthesizers.Linear(args.rank)}
+    local = {"interface": keras_sg.LocalLoss, "head": keras_sg.synthesizers.Critic(())}
     send = (lambda message: wire.hold.remote(message, seconds)) if delay else (lambda message: message)
     found = {}
     for slack in [0, args.slack] if delay else [0]:
         said = ", slack" if slack else ""
         late = functools.partial(two_workers.stale, delay=1 + 2 * slack)
-        found[f"decoupled{said}"] = Decoupled(args, features, None, slack, seconds)
-        found[f"low rank{said}"] = Decoupled(args, features, args.rank, slack, seconds)
+        found[f"decoupled{said}"] = Decoupled(args, features, slack, seconds)
+        found[f"low rank{said}"] = Decoupled(args, features, slack, seconds, **low_rank)
+        found[f"local{said}"] = Decoupled(args, features, slack, seconds, **local)
         found[f"stale{said}"] = Peer(late, workers, send, load)
     found |= {
         "backprop": Peer(two_workers.backprop, workers, send, load),
@@ -243,7 +245,7 @@ def start(args, features):
                 "env_vars": {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
             },
         )
-    network = halves(build(args, features, cut=False), args.layers)
+    network = halves(build(args, features, interface=None), args.layers)
     load = two_workers.loads(network, args.optimizer, args.learning_rate)
     return two_workers.start(ray, CORES), two_workers.start(ray, [[*CORES[0], *CORES[1]]]), load
 
@@ -270,7 +272,7 @@ def timed(args):
 def trained(args):
     """Test accuracy and number of steps after so many seconds, by delay and by arm."""
     splits = data.read(args.data, (784,)) if args.data else data.fetch("mnist", args.data_dir)
-    peers, judge, found = start(args, 784), build(args, 784, cut=False), {}
+    peers, judge, found = start(args, 784), build(args, 784, interface=None), {}
     for delay in args.delays:
         found[delay] = {}
         for name, arm in arms_of(args, delay, peers, 784).items():

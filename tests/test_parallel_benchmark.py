@@ -69,7 +69,7 @@ def train(way, network, batches, optimizer="adam"):
 @pytest.mark.parametrize("way", ["backprop", "gpipe", "data_parallel", "undivided"])
 def test_peers_train_as_keras_does(way, optimizer, options, batches):
     parallel = load("parallel")
-    model = parallel.build(options("--optimizer", optimizer), 6, cut=False)
+    model = parallel.build(options("--optimizer", optimizer), 6, interface=None)
     network = parallel.halves(model, layers=2)
     before = model.get_weights()
     expected = []
@@ -89,7 +89,7 @@ def test_stale_gradients_come_late_and_from_stashed_weights(delay, options, batc
     import jax
 
     two_workers, parallel = load("peers.two_workers"), load("parallel")
-    lower, upper = parallel.halves(parallel.build(options(), 6, cut=False), layers=2)
+    lower, upper = parallel.halves(parallel.build(options(), 6, interface=None), layers=2)
     late = functools.partial(two_workers.stale, delay=delay)
     _, found = train(late, (lower, upper), batches, "sgd")
 
@@ -119,12 +119,12 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("examples.data.fetch", lambda name, data_dir: (split(160), split(20)))
 
     class InTurn(parallel.Decoupled):
-        def __init__(self, args, features, rank=None, slack=0, delay=0.0):
+        def __init__(self, *args, **options):
             monkeypatch.setattr("keras_sg.schedules.OnRay", lambda **options: "in_turn")
-            super().__init__(args, features, rank, slack, delay)
+            super().__init__(*args, **options)
 
     def start(args, features):
-        network = parallel.halves(parallel.build(args, features, cut=False), args.layers)
+        network = parallel.halves(parallel.build(args, features, interface=None), args.layers)
         loads = two_workers.loads(network, args.optimizer, args.learning_rate)
         wire = types.SimpleNamespace(hold=types.SimpleNamespace(remote=lambda message, seconds: message))
         return ([Here(), Here()], wire), ([Here()], wire), loads
@@ -136,8 +136,8 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
     output = tmp_path / "found.json"
     parallel.main([*small, "--steps", "3", "--rounds", "2", "--output", str(output)])
     found = json.loads(output.read_text())
-    arms = {"decoupled", "low rank", "stale", "backprop", "GPipe", "data parallel"}
-    slack = {"decoupled, slack", "low rank, slack", "stale, slack"}
+    arms = {"decoupled", "low rank", "local", "stale", "backprop", "GPipe", "data parallel"}
+    slack = {"decoupled, slack", "low rank, slack", "local, slack", "stale, slack"}
     assert found["delays"]["0.0"]["medians_ms"].keys() == arms | {"undivided"}
     assert found["delays"]["10.0"]["medians_ms"].keys() == arms | slack
     assert all(len(series) == 2 for series in found["epochs_ms"]["0.0"].values())
