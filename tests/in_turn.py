@@ -42,6 +42,10 @@ def loss(layer, *args, num_classes=CLASSES, **options):
     return keras_sg.SyntheticLoss(layer, *args, num_classes=num_classes, **options)
 
 
+def local(layer, *args, num_classes=CLASSES, **options):
+    return keras_sg.LocalLoss(layer, *args, num_classes=num_classes, **options)
+
+
 def chain(*cuts, model_class=keras_sg.DecoupledModel, **options):
     """A dense network with an interface behind every layer but the last: what each of `cuts` makes of it."""
     inputs = h = keras.Input((FEATURES,), name="x")

@@ -19,6 +19,7 @@ from in_turn import (
     check,
     dense,
     gradient,
+    local,
     loss,
     optimizer,
 )
@@ -58,6 +59,9 @@ KINDS = {
     "critic, update period": three(loss, NOISE, sobolev=True, update_period=2),
     "mixed": [of(gradient, "linear", update_period=2), of(gradient, MLP, num_classes=None), of(loss, CRITIC)],
     "mixed, a loss below": [of(loss, CRITIC, sobolev=True), of(gradient, "linear"), of(loss, VALUE)],
+    "local": three(local, CRITIC),
+    "local, update period": three(local, NOISE, update_period=2),
+    "mixed, local above": [of(gradient, "linear"), of(loss, CRITIC, sobolev=True), of(local, CRITIC)],
     "two losses around a gradient": [of(loss, VALUE), of(gradient, MLP), of(loss, CRITIC, sobolev=True)],
 }
 

@@ -109,6 +109,35 @@ def test_actors_late_targets(cluster):
         assert (history["dropped_targets"][0] > 0) == some
 
 
+@keras.saving.register_keras_serializable("test_side_by_side")
+class Slow(keras.layers.Layer):
+    """Takes its time."""
+
+    def call(self, x):
+        import time
+
+        import jax
+
+        jax.debug.callback(lambda: time.sleep(0.1))
+        return x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@on_jax
+def test_actors_a_slow_module(cluster):
+    """The modules below go on; they drop the targets that come too late, and count them."""
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
+    inputs = keras.Input((FEATURES,))
+    h = keras_sg.SyntheticGradient(keras.layers.Dense(5, name="module1"), num_classes=CLASSES)(inputs)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(CLASSES)(Slow()(h)))
+    before = model.get_layer("module1").synthesizer.get_weights()[0]
+    history = fit(model, OnRay(max_delay=3), epochs=2).history
+    assert 0 < history["dropped_targets"][0] and np.isfinite(history["loss"]).all()
+    assert np.any(before != model.get_layer("module1").synthesizer.get_weights()[0])  # by those in time
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
