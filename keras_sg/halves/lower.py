@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_sg import batches
@@ -79,7 +78,7 @@ class LowerModel(DecoupledModel):
         return ops.zeros((), keras.config.floatx())
 
     def labels_from(self, y: Nested) -> Nested:
-        return y.labels if isinstance(y, Taught) else super().labels_from(y)
+        return y.given[0] if isinstance(y, Taught) else super().labels_from(y)
 
     def advance(self, x: Any, y: Nested = None, sample_weight: Nested = None) -> Sent:
         """Train on a batch without waiting for a target, and return what is to be sent up of it.
@@ -130,7 +129,7 @@ class LowerModel(DecoupledModel):
         check_pair(sent, target, labels, sample_weight)
         self._check_age(sent, max_age)
         self.reset_metrics()
-        taught = Taught(*(None if part is None else np.asarray(part) for part in (labels, *target[:2])))
+        taught = Taught.of(labels, target.gradient, target.loss)
         return self.train_on_batch(sent.h, taught, sample_weight, return_dict=True)
 
     @property
@@ -222,20 +221,20 @@ class _Lower(Turns):
 
     def _learn_from(self, state: Any, h: Tensor, y: Taught, sample_weight: Nested) -> tuple[Logs, Any]:
         cut = self._model.cut
-        for name, needed, given in (
-            ("gradient", cut.fits_gradient, y.gradient),
-            ("loss", cut.fits_loss, y.loss),
+        convert = lambda part: None if part is None else ops.convert_to_tensor(part)
+        h, y, sample_weight = keras.tree.map_structure(convert, (h, y, sample_weight))
+        labels, gradient, loss = y.given
+        for name, needed, part in (
+            ("gradient", cut.fits_gradient, gradient),
+            ("loss", cut.fits_loss, loss),
         ):
-            if needed and given is None:
+            if needed and part is None:
                 raise ValueError(
                     f"The synthesizer of interface {cut.name!r} (of type {type(cut).__name__}) learns from "
                     f"the {name} of each example, which the target has not. Was it made by the upper half of "
                     f"another model? Received: a target without {name}."
                 )
-        convert = lambda part: None if part is None else ops.convert_to_tensor(part)
-        h, labels, gradient, loss, sample_weight = map(convert, (h, *y, sample_weight))
-        y = None if labels is None else Taught(labels, None, None)
-        batch = self._shared(state, Batch(h, y, sample_weight), [])
+        batch = self._shared(state, Batch(h, None if labels is None else y, sample_weight), [])
         found = Found()
         found.predicted[END] = loss
         arrived = None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_sg.types import Nested
+from keras_sg.types import Nested, Tensor
 
 
 class Sent(NamedTuple):
@@ -44,11 +44,26 @@ class Target(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """In the place of `y`: labels, and the target of a batch, `x` being its `h`."""
+    """In the place of `y`: labels, and the target of a batch, `x` being its `h`.
 
-    labels: Nested
-    gradient: Any
-    loss: Any
+    What is missing is an array `(batch, 0)`: not all of Keras's data sets have room for None.
+    """
+
+    labels: Tensor
+    gradient: Tensor
+    loss: Tensor
+
+    @classmethod
+    def of(cls, *parts: Any) -> "Taught":
+        """Of labels, gradient and loss, some of them None."""
+        batch = next(len(part) for part in parts if part is not None)
+        none = np.zeros((batch, 0), "float32")
+        return cls(*(none if part is None else np.asarray(part) for part in parts))
+
+    @property
+    def given(self) -> list[Tensor | None]:
+        """Labels, gradient and loss, None where they are missing."""
+        return [None if tuple(part.shape[1:]) == (0,) else part for part in self]
 
 
 def _nbytes(message: Sent | Target) -> int:
@@ -145,7 +160,7 @@ class Pairs(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         found = {name: np.concatenate([batch[name] for batch in self._kept])[rows] for name in self._kept[0]}
-        y = Taught(found.get("labels"), found.get("gradient"), found.get("loss"))
+        y = Taught.of(*(found.get(name) for name in ("labels", "gradient", "loss")))
         return (found["h"], y, found["weight"]) if "weight" in found else (found["h"], y)
 
 
