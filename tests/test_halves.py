@@ -14,6 +14,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(EXAMPLES, FEATURES)).astype("float32")
 Y = RNG.integers(0, CLASSES, EXAMPLES)
 WEIGHTS = (RNG.uniform(0.5, 2, EXAMPLES) * (np.arange(EXAMPLES) % 4 > 0)).astype("float32")
+MODE = {"run_eagerly": keras.backend.backend() == "tensorflow"}  # how a few steps are quickest
 CRITIC = synthesizers.Critic((4,), batch_normalization=False)
 CUT = {"num_classes": CLASSES}
 KINDS = {
@@ -59,8 +60,8 @@ def adam():
 
 def halves(kind="critic, sobolev", above=None, optimizer=sgd, **options):
     lower, upper = keras_sg.split(build(kind, above))
-    lower.compile(optimizer(), **options)
-    upper.compile(optimizer(), loss(), **options)
+    lower.compile(optimizer(), **(options or MODE))
+    upper.compile(optimizer(), loss(), **(options or MODE))
     return lower, upper
 
 
@@ -101,7 +102,11 @@ XLA = pytest.param("critic, sobolev", {"jit_compile": True}, marks=compiled, id=
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [*((kind, {}) for kind in KINDS), ("critic, sobolev", {"run_eagerly": True}), XLA],
+    [
+        *((kind, MODE) for kind in KINDS),
+        *(("critic, sobolev", {"run_eagerly": e}) for e in (True, False)),
+        XLA,
+    ],
 )
 def test_a_target_for_every_batch_is_the_undivided_model(kind, options):
     model = build(kind)
@@ -119,7 +124,7 @@ def test_a_target_for_every_batch_is_the_undivided_model(kind, options):
 @pytest.mark.parametrize("kind", ["mlp, conditional", "critic, sobolev", "local"])
 def test_one_optimizer_is_copied_for_the_synthesizer(kind):
     model = build(kind)
-    model.compile(adam(), loss())
+    model.compile(adam(), loss(), **MODE)
     train_whole(model)
     lower, upper = halves(kind, optimizer=adam)
     train(lower, upper)
@@ -131,7 +136,7 @@ def test_one_optimizer_is_copied_for_the_synthesizer(kind):
 @pytest.mark.parametrize("kind", ["linear", "critic, sobolev"])
 def test_a_target_for_every_other_batch_is_an_update_period_of_two(kind):
     model = build(kind, update_period=2)
-    model.compile(sgd(), loss())
+    model.compile(sgd(), loss(), **MODE)
     train_whole(model)
     lower, upper = halves(kind)
     train(lower, upper, period=2)
@@ -144,11 +149,11 @@ def test_a_target_for_every_other_batch_is_an_update_period_of_two(kind):
 )
 def test_the_upper_half_has_interfaces_of_its_own(kind, above):
     model = build(kind, above)
-    model.compile(sgd(), loss())
+    model.compile(sgd(), loss(), **MODE)
     train_whole(model)
     lower, upper = keras_sg.split(build(kind, above), "a")
-    lower.compile(sgd())
-    upper.compile(sgd(), loss())
+    lower.compile(sgd(), **MODE)
+    upper.compile(sgd(), loss(), **MODE)
     train(lower, upper)
     assert_same(keras_sg.join(lower, upper).get_weights(), model.get_weights())
     assert [cut.name for cut in upper.interfaces] == ["b"]
@@ -159,7 +164,7 @@ def test_half_precision(kind):
     """With a loss scale of its own in each half; where one overflows, only that half skips the step."""
     keras.config.set_dtype_policy("mixed_float16")
     model = build(kind)
-    model.compile(sgd(), loss())
+    model.compile(sgd(), loss(), **MODE)
     train_whole(model)
     lower, upper = halves(kind)
     train(lower, upper)
@@ -192,11 +197,11 @@ def test_a_cut_inside_a_nested_model_with_statistics_and_noise():
         return keras_sg.decouple(keras.Sequential(stack), "stem/norm", num_classes=CLASSES)
 
     model = make()
-    model.compile(sgd(), loss())
+    model.compile(sgd(), loss(), **MODE)
     train_whole(model)
     lower, upper = keras_sg.split(make())
-    lower.compile(sgd())
-    upper.compile(sgd(), loss())
+    lower.compile(sgd(), **MODE)
+    upper.compile(sgd(), loss(), **MODE)
     train(lower, upper)
     whole = keras_sg.join(lower, upper)
     np.testing.assert_allclose(whole.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-5)
