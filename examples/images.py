@@ -9,6 +9,13 @@ import keras_sg
 from examples import data, runs
 
 
+SCHEDULES = {
+    "together": lambda: "together",
+    "in_turn": lambda: "in_turn",
+    "side_by_side": lambda: keras_sg.schedules.SideBySide(),
+}
+
+
 def parser(name, description, arms):
     """The command line of an image experiment."""
     parser = argparse.ArgumentParser(
@@ -39,6 +46,13 @@ def parser(name, description, arms):
         default=0,
         metavar="EPOCHS",
         help="of true gradients, before synthetic ones",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="together",
+        help="when and where modules run; side_by_side is for JAX with a device for each module "
+        "(XLA_FLAGS=--xla_force_host_platform_device_count=3 makes three of a CPU)",
     )
     parser.add_argument("--dtype-policy", default="float32")
     parser.add_argument("--seed", type=int, default=0)
@@ -146,6 +160,8 @@ def compile(model, arm, args, **kwargs):
     if args.synthesizer_learning_rate is not None and model.interfaces:
         synthesizer = adam(args.synthesizer_learning_rate, args)
         optimizer = keras_sg.decoupled_optimizer(optimizer, synthesizer)
+    if model.interfaces:
+        kwargs["schedule"] = SCHEDULES[args.schedule]()
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

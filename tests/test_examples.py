@@ -259,6 +259,19 @@ def test_a_warm_up_of_true_gradients(few_mnist, tmp_path, eager):
     assert (settings["warm_up"], settings["regression"]) == (1, "huber")
 
 
+def test_a_schedule(few_mnist, tmp_path, eager):
+    """In turn, what is learned is what is learned together."""
+    found = []
+    for schedule in ("together", "in_turn"):
+        folder = tmp_path / schedule
+        few_mnist.main(
+            ["--arm", "sg-linear", "--iterations", "4", "--schedule", schedule, "--output", str(folder)]
+        )
+        found.append(records(folder)["sg-linear"])
+    for key in ("train_accuracy", "test_accuracy"):
+        assert found[0][key] == pytest.approx(found[1][key], rel=1e-4), key
+
+
 def test_sparse_updates(few_mnist, tmp_path, capsys):
     module = importlib.import_module("examples.sparse_updates")
     module.main(["--iterations", "40", "--output", str(tmp_path)])
