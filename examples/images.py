@@ -8,7 +8,6 @@ import keras
 import keras_sg
 from examples import data, runs
 
-
 SCHEDULES = {
     "together": lambda: "together",
     "in_turn": lambda: "in_turn",
