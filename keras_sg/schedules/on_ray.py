@@ -202,9 +202,13 @@ class _Remote:
         return self._actor.values.remote()
 
     def tick(self, run: Any, learn: Any) -> Told:
-        number, below, feed = (None, None, None) if run is None else run
         batch, target = (None, None) if learn is None else learn
-        ran = None if run is None else (number, arrays(feed))
+        ran = below = None
+        if run is not None:
+            number, below, feed = run
+            if feed.batch is not None:  # Keras's own losses and metrics, which these are, look at no inputs
+                feed = feed._replace(batch=feed.batch._replace(x=None))
+            ran = (number, arrays(feed))
         told = self._actor.tick.options(num_returns=3).remote(ran, below, batch, target)
         if self._wire is not None:
             told = [*map(self._wire.hold.remote, told[:2]), told[2]]
