@@ -74,7 +74,8 @@ class Ran(NamedTuple):
     """What `run` returns.
 
     `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`,
-    None at an interface that predicts none). `arrived` are the gradients at what came from the module below,
+    None at an interface that predicts none), `predicted` the gradients that were predicted of nothing but a
+    gradient (else None). `arrived` are the gradients at what came from the module below,
     in its dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and
     `metrics` the values of other variables, None of those that did not move; `loss` the module's share of the
     training loss, unscaled. The last module has the model's outputs, `y_pred`, their masks in a list, and
@@ -83,6 +84,7 @@ class Ran(NamedTuple):
 
     outputs: list[Passed]
     values: list[Tensor | None]
+    predicted: list[Tensor | None]
     arrived: list[Tensor | None]
     updates: list[Tensor | None]
     fixed: list[Tensor | None]
@@ -187,13 +189,16 @@ class Program:
             after = [scope.get_current_value(variable) for variable in states]
             moved = [None if new is old else new for new, old in zip(after, before)]
             outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
-            predicted = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
+            values_of = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
+            gradients_of = {id(met.interface): ops.stop_gradient(met.synthetic) for met in step.gradients}
+            interfaces = list(map(id, self.module.interfaces))
             # On JAX, Keras's metrics do not see the masks of outputs: they do not leave a gradient with them.
             seen = self.last and keras.backend.backend() != "jax"
             masks = list(map(_keras.mask_of, keras.tree.flatten(found))) if seen else []
             ran = Ran(
                 outputs=outputs,
-                values=[predicted.get(id(interface)) for interface in self.module.interfaces],
+                values=list(map(values_of.get, interfaces)),
+                predicted=[None if key in values_of else gradients_of.get(key) for key in interfaces],
                 arrived=[],
                 updates=[],
                 fixed=moved[: len(fixed)],
@@ -221,6 +226,7 @@ class Program:
         arrived: Tensor | None,
         value: Tensor | None,
         scale: Tensor,
+        predicted: Tensor | None = None,
         rest: bool = False,
     ) -> tuple[list[Tensor | None], list[reports.Measure]]:
         """What the synthesizer of an interface learns from the target that comes from above.
@@ -234,6 +240,8 @@ class Program:
             arrived: the gradient that arrived at `h`, or None where the synthesizer regresses on none.
             value: the loss that comes from above, `(batch,)`, or None where it predicts none.
             scale: what the optimizer multiplies losses by, a scalar.
+            predicted: what the synthesizer predicted of nothing but a gradient, with the same values; None to
+                have it predict. A compiler then leaves out what the lesson does not need of that.
             rest: whether the synthesizer rests, and is only measured.
 
         Returns:
@@ -246,18 +254,20 @@ class Program:
             step = self._step(given)
             pairs = [*zip(taught_variables, values), *zip(self.fixed, fixed)]
             with _keras.scope_with(pairs):
-                tensor = interface.meet(_keras.with_mask(h.tensor, h.mask), step)
+                interface.meet(_keras.with_mask(h.tensor, h.mask), step)
                 own = interface.synthesizer.losses
             (met,) = step.gradients
             lessons: list[Lesson] = []
-            total = scale * (ops.cast(met.anchor, scale.dtype) + sum(map(ops.sum, own), 0.0))
+            total = scale * sum(map(ops.sum, own), 0.0)
             if step.losses:
                 lessons = taught.loss_lessons(step, value, scale)
                 total += scale * sum(ops.cast(lesson.loss, scale.dtype) for lesson in lessons)
-            lessons += taught.gradient_lessons([met], [(arrived, scale)])
-            if arrived is not None:
-                # So that at `h` arrives what arrived, and at the anchor the scale.
-                total += ops.sum(ops.cast(tensor * arrived, dtypes.wide(tensor.dtype)))
+            synthetic = met.synthetic if predicted is None else predicted
+            constant = met._replace(synthetic=ops.stop_gradient(synthetic))
+            for lesson in taught.gradient_lessons([constant], [(arrived, scale)]):
+                # What the prediction receives is the lesson's signal; the value of this says nothing.
+                total += ops.sum(ops.cast(met.synthetic * lesson.signal, dtypes.wide(lesson.signal.dtype)))
+                lessons.append(lesson)
             return total, [reports.measure(lesson) for lesson in lessons]
 
         if rest or not taught_variables:

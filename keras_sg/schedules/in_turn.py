@@ -71,12 +71,16 @@ class Shared(NamedTuple):
 
 
 class TurnLesson(NamedTuple):
-    """What the synthesizer at an interface, of module `k` at index `at`, learns from: what arrived at `h`."""
+    """What the synthesizer at an interface, of module `k` at index `at`, learns from: what arrived at `h`.
+
+    `predicted` is what it had predicted, see `Ran`; None to have it predict anew.
+    """
 
     k: int
     at: int
     h: Passed
     arrived: Tensor | None
+    predicted: Tensor | None = None
 
 
 class Found:
@@ -152,6 +156,7 @@ class Turns(Runner):
         batch = self._prepared(state, data)
         found = Found()
         below = self._entering(batch)
+        predicted: list[Tensor | None] = []
         y_pred: Nested = None
         masks: list[Tensor | None] = []
         waiting: list[TurnLesson] = []
@@ -173,9 +178,10 @@ class Turns(Runner):
             interfaces = [*map(id, program.module.interfaces), END]
             found.predicted.update(zip(interfaces, [*ran.values, ran.example_loss]))
             if k:
-                waiting += [TurnLesson(k - 1, at, *each) for at, each in enumerate(zip(below, ran.arrived))]
+                found_below = zip(below, ran.arrived, predicted)
+                waiting += [TurnLesson(k - 1, at, *each) for at, each in enumerate(found_below)]
             self._leaving(k, ran, batch, found)
-            below, y_pred, masks = ran.outputs, ran.y_pred, ran.masks
+            below, predicted, y_pred, masks = ran.outputs, ran.predicted, ran.y_pred, ran.masks
             del ran  # and with it, what the module below has handed over
             waiting = [lesson for lesson in waiting if not self._taught(lesson, batch, found)]
         return self._ended(state, found, batch, y_pred, masks)
@@ -227,7 +233,7 @@ class Turns(Runner):
 
         In a step in which it rests, it is measured, and its state is held.
         """
-        k, at, h, arrived = lesson
+        k, at, h, arrived, predicted = lesson
         program = self._programs[k]
         interface = program.module.interfaces[at]
         value = found.predicted.get(self._above[id(interface)]) if interface.fits_loss else None
@@ -242,6 +248,7 @@ class Turns(Runner):
             arrived,
             value,
             batch.scale,
+            predicted,
         )
         _set(found.updates, program.taught[at], updates)
         if rest:

@@ -293,7 +293,8 @@ def _rests(interface: Any, feed: Feed) -> bool:
 def _run(program: Program) -> Callable[..., Any]:
     def run(*args: Any) -> tuple[list[Tensor | None], Any]:
         ran = program.run(*args)
-        return ran.updates, ran._replace(updates=[])
+        # When lessons come, the synthesizer has moved on, and predicts anew.
+        return ran.updates, ran._replace(updates=[], predicted=[])
 
     return run
 
