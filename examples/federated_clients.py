@@ -33,17 +33,20 @@ class Message(NamedTuple):
 
 def network(shape):
     """A small convolutional network, whose layers below the cut are one layer, named `CUT`."""
-    convolution = dict(padding="same", activation="relu")
-    below = [keras.layers.Conv2D(32, 5, strides=2, **convolution)]
-    below.append(keras.layers.Conv2D(32, 3, strides=2, **convolution))
+
+    def block(filters, size, strides):
+        convolution = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)
+        # Of groups of channels: statistics of batches would differ from client to client.
+        return [convolution, keras.layers.GroupNormalization(8), keras.layers.ReLU()]
+
     return keras.Sequential(
         [
             keras.Input(shape),
-            keras.Sequential(below, name=CUT),
-            keras.layers.Conv2D(64, 3, **convolution),
-            keras.layers.Conv2D(64, 3, strides=2, **convolution),
-            keras.layers.Flatten(),
-            keras.layers.Dense(128, activation="relu"),
+            keras.Sequential([*block(32, 5, 2), *block(32, 3, 2)], name=CUT),
+            *block(64, 3, 1),
+            *block(64, 3, 2),
+            *block(128, 3, 1),
+            keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(data.CLASSES, name="logits"),
         ],
         name="network",
@@ -71,7 +74,7 @@ class Bench:
         heads = {"splitfed": {}, "local": {"head": critic}, "sage": {"synthesizer": critic}}[arm]
         cut = keras_sg.decouple(self.whole, CUT, num_classes=data.CLASSES, **ARMS[arm], **heads)
         self.client, self.upper = keras_sg.split(cut, CUT)
-        self.upper.compile(keras.optimizers.SGD(options.server_learning_rate, momentum=0.9), loss)
+        self.upper.compile(keras.optimizers.Adam(options.server_learning_rate), loss)
         self.upper.optimizer.build(self.upper.trainable_variables)
         sgd = keras.optimizers.SGD(options.learning_rate)
         if arm == "splitfed":
@@ -83,6 +86,9 @@ class Bench:
             refitting = keras.optimizers.Adam(options.refit_learning_rate)
             self.client.compile(keras_sg.decoupled_optimizer(sgd, refitting))
         self.client.optimizer.build(self.client.trainable_variables)
+        if arm in ("local", "sage"):
+            *_, kernel, _ = self.client.cut.synthesizer.trainable_variables
+            kernel.assign(np.zeros(kernel.shape))  # nothing comes from a critic that has learned nothing
         self.fresh = None if arm != "sage" else _values(refitting.variables)
 
     def begin_refit(self):

@@ -31,6 +31,7 @@ import time
 import keras
 import numpy as np
 
+import keras_sg
 from examples import data, runs
 from examples.federated_clients import ARMS, Bench, Client, part
 from examples.needs import CLONE, needs
@@ -127,26 +128,39 @@ class Training:
         if self.arm == "splitfed":
             for index in range(self.args.batches):
                 messages = self.clients.ask("forward", [(index,) for _ in everyone])
-                targets = [self._teach(message) for message in messages]
+                targets = self._teach(messages, (number, index))
                 self._count("targets", *([target.gradient] for target in targets))
                 self.clients.ask("backward", [(index, target) for target in targets])
-        else:
-            messages = self.clients.ask("alone", [() for _ in everyone])
-            # The server takes the first message of every client, the second of every client, and so on.
-            taught = [[self._teach(message) for message in of_all] for of_all in zip(*messages)]
+        elif messages := self.clients.ask("alone", [() for _ in everyone]):
+            each = len(messages[0])
+            targets = self._teach([one for own in messages for one in own], (number,))
             if self.arm == "sage" and number % self.args.refit_every == 0:
-                targets = list(zip(*taught))
-                self._count("targets", *((t.gradient, t.loss) for own in targets for t in own))
-                self.clients.ask("refit", [(own,) for own in targets])
+                self._count("targets", *((target.gradient, target.loss) for target in targets))
+                self.clients.ask("refit", [(targets[i * each : (i + 1) * each],) for i in everyone])
         found = self.clients.ask("finish", [() for _ in everyone])
         self._count("weights up", *found)
         self.weights = [np.mean(of_all, axis=0, dtype="float32") for of_all in zip(*found)]
         self.bench.restore(self.weights, [])
 
-    def _teach(self, message):
-        self._count("activations", [message.sent.h])
-        self._count("labels", [message.labels])
-        return self.bench.upper.teach(*message)
+    def _teach(self, messages, seed):
+        """Train the server's half on what was sent, mixed; returns the targets, message by message.
+
+        A batch of one client has few classes, so the server's batches are drawn from all that came.
+        """
+        if not messages:
+            return []
+        self._count("activations", *([message.sent.h] for message in messages))
+        self._count("labels", *([message.labels] for message in messages))
+        h = np.concatenate([message.sent.h for message in messages])
+        labels = np.concatenate([message.labels for message in messages])
+        gradients, losses = np.empty_like(h), np.empty(len(h), "float32")
+        order = np.random.default_rng((self.args.seed, *seed)).permutation(len(h))
+        for rows in order.reshape(-1, self.args.batch_size):
+            target = self.bench.upper.teach(keras_sg.Sent(h[rows]), labels[rows])
+            gradients[rows] = target.gradient if target.gradient is not None else 0.0
+            losses[rows] = target.loss if target.loss is not None else 0.0
+        parts = zip(messages, *(np.split(found, len(messages)) for found in (gradients, losses)))
+        return [keras_sg.Target(gradient, loss, message.sent.step) for message, gradient, loss in parts]
 
     def _count(self, kind, *messages):
         for message in messages:
@@ -306,12 +320,12 @@ def parse(argv=None):
     parser.add_argument("--batches", type=runs.positive, default=20, help="of each client in a round")
     parser.add_argument("--batch-size", type=runs.positive, default=32)
     parser.add_argument("--send-every", type=runs.positive, default=5)
-    parser.add_argument("--refit-every", type=runs.positive, default=10)
-    parser.add_argument("--refit-epochs", type=runs.positive, default=5)
+    parser.add_argument("--refit-every", type=runs.positive, default=5)
+    parser.add_argument("--refit-epochs", type=runs.positive, default=20)
     parser.add_argument("--critic", type=runs.positive, default=16, help="channels of critic and local head")
-    parser.add_argument("--learning-rate", type=above_zero, default=0.05, help="of the clients")
-    parser.add_argument("--server-learning-rate", type=above_zero, default=0.01)
-    parser.add_argument("--refit-learning-rate", type=above_zero, default=1e-3)
+    parser.add_argument("--learning-rate", type=above_zero, default=0.01, help="of the clients")
+    parser.add_argument("--server-learning-rate", type=above_zero, default=1e-3)
+    parser.add_argument("--refit-learning-rate", type=above_zero, default=3e-3)
     parser.add_argument("--seed", type=runs.whole, default=0)
     parser.add_argument("--budget-minutes", type=above_zero, help="of each arm; then it stops, and may go on")
     parser.add_argument("--ray", action="store_true", help="every client an actor of Ray")
