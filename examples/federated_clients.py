@@ -166,7 +166,7 @@ class Client:
         pairs = keras_sg.Pairs(self.options.batch_size, seed=self.options.seed)
         for (sent, y), target in zip(self.messages, targets, strict=True):
             pairs.add(sent, y, target)
-        self.bench.client.fit(pairs, epochs=self.options.refit_epochs, verbose=0)
+        self.bench.client.fit(pairs, epochs=self.options.refit_epochs, shuffle=False, verbose=0)
 
     def forward(self, index):
         """SplitFed: run one batch up to the cut; returns the message, for which a target must come."""

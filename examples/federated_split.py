@@ -27,6 +27,7 @@ import json
 import os
 import pathlib
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -49,8 +50,9 @@ def load(args):
         shape, name = SHAPES[args.data], args.data
         splits = data.fetch(args.data, args.data_dir)
     else:
-        shape, name = _shape_in(args.data), data.digest(args.data) if os.path.exists(args.data) else None
-        splits = data.read(args.data, shape)
+        shape = _shape_in(args.data)
+        splits, name = data.read(args.data, shape), data.digest(args.data)
+        shape = shape if len(shape) == 3 else (*shape, 1)
     (x, y), test = ((s["image"].reshape(-1, *shape), s["label"].astype("int32")) for s in splits)
     if args.validation >= len(y):
         raise SystemExit(
@@ -71,7 +73,7 @@ def _shape_in(path):
             shape = file["x_train"].shape[1:]
     except Exception:  # which `data.read` explains
         return SHAPES["cifar10"]
-    return shape if len(shape) == 3 else (*shape, 1)
+    return shape if len(shape) in (2, 3) else SHAPES["cifar10"]
 
 
 class Here:
@@ -92,7 +94,10 @@ class OnRay:
         with needs("ray"):
             import ray
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False)
+            with warnings.catch_warnings():
+                # JAX, of every process that is started.
+                warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+                ray.init(include_dashboard=False, log_to_driver=False)
         path = os.pathsep.join([str(CLONE), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
         environment = {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
         actor = ray.remote(Client).options(num_cpus=0, runtime_env={"env_vars": environment})
@@ -309,7 +314,7 @@ def parse(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--arm", choices=ARMS, default="sage")
+    which.add_argument("--arm", choices=ARMS, help="by default sage")
     which.add_argument("--all", action="store_true", help="all arms")
     parser.add_argument("--data", default="cifar10", metavar="cifar10, mnist or FILE.npz")
     parser.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")
@@ -347,7 +352,7 @@ def main(argv=None):
     parts = [tuple(array[own] for array in training) for own in rows]
     settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
     settings |= {"data": name, "data_dir": None}
-    for arm in ARMS if args.all else [args.arm]:
+    for arm in ARMS if args.all else [args.arm or "sage"]:
         train(arm, args, parts, validation, test, settings)
     print("\n" + table(results.records))
     plot(args.output)

@@ -17,10 +17,15 @@ SMALL += ["--refit-epochs", "1", "--critic", "4", "--validation", "10", "--alpha
 
 # By hand, for images of 8 x 8 x 1: what is below the cut, the head that is 4 channels wide, the whole network.
 H = 2 * 2 * 32
-BELOW = 32 * (25 + 1) + 32 * (9 * 32 + 1)
+BELOW = 32 * (25 + 2) + 32 * (9 * 32 + 2)
 HEAD = 4 * (9 * 32 + 1) + 10 * (2 * 2 * 4 + 1)
-ABOVE = 64 * (9 * 32 + 1) + 64 * (9 * 64 + 1) + 128 * (64 + 1) + 10 * (128 + 1)
-EXAMPLES = {"fedavg": 0, "splitfed": 2 * 3 * 4, "local": 2 * 2 * 4, "sage": 2 * 2 * 4}  # that go up in a round
+ABOVE = 64 * (9 * 32 + 2) + 64 * (9 * 64 + 2) + 128 * (9 * 64 + 2) + 10 * (128 + 1)
+EXAMPLES = {
+    "fedavg": 0,
+    "splitfed": 2 * 3 * 4,
+    "local": 2 * 2 * 4,
+    "sage": 2 * 2 * 4,
+}  # that go up in a round
 SENT = {"fedavg": BELOW + ABOVE, "splitfed": BELOW, "local": BELOW + HEAD, "sage": BELOW + HEAD}
 
 
@@ -175,9 +180,7 @@ def test_a_refit_changes_the_critic_alone(example):
     before = client.finish()
     client.refit([client.bench.upper.teach(*message) for message in messages])
     names = [variable.path for variable in client.bench.client.variables]
-    moved = {
-        name for name, old, new in zip(names, before, client.finish()) if not np.array_equal(old, new)
-    }
+    moved = {name for name, old, new in zip(names, before, client.finish()) if not np.array_equal(old, new)}
     assert moved and moved == {name for name in names if "keras_sg_synthesizer" in name}
     assert client.bench.client.optimizer.optimizers[0].iterations == 2
     client.bench.begin_refit()
@@ -242,13 +245,15 @@ def test_other_settings_do_not_go_on(example, digits, tmp_path):
 def test_clients_as_actors(example, digits, tmp_path):
     """They are the same clients: bytes and accuracies are those of one process."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install keras_sg[ray]")
-    command = [*SMALL, "--arm", "sage", "--rounds", "1", "--data", digits, "--output"]
+    command = [*SMALL, "--arm", "splitfed", "--rounds", "1", "--data", digits, "--output"]
     try:
         example.main([*command, str(tmp_path / "ray"), "--ray"])
     finally:
         ray.shutdown()
     example.main([*command, str(tmp_path / "here")])
-    states = [np.load(tmp_path / name / "backup/sage.npz") for name in ("ray", "here")]
+    states = [np.load(tmp_path / name / "backup/splitfed.npz") for name in ("ray", "here")]
     for key in set(states[0]) - {"record"}:
         np.testing.assert_allclose(states[0][key], states[1][key], rtol=1e-4, atol=1e-5)
-    assert records(tmp_path / "ray")["sage"]["counted"] == records(tmp_path / "here")["sage"]["counted"]
+    assert (
+        records(tmp_path / "ray")["splitfed"]["counted"] == records(tmp_path / "here")["splitfed"]["counted"]
+    )
