@@ -1,9 +1,9 @@
 """What `examples.federated_split` trains: the network in its halves, its clients, and what they send.
 
-A client is its data and its weights. The Keras models that it trains with belong to a `Bench`, and all clients
-of a process share one: whoever is at work puts the own weights in. That is exact, because nothing else of a
-client outlives a round: modules descend by plain SGD, which keeps no state, and the optimizer of a critic
-begins afresh whenever the critic is refitted.
+A client is its data and its weights. The Keras models that it trains with belong to a `Bench`, which all
+clients of a process share: whoever is at work puts the own weights in. That is exact, because nothing else of
+a client outlives a round: modules descend by plain SGD, which keeps no state, and the optimizer of a critic
+begins afresh whenever the critic is refitted. The server's half has Adam, whose state stays with it.
 """
 
 from typing import Any, NamedTuple

@@ -10,16 +10,22 @@ them. In a round each client trains on --batches batches of its own. The arms di
     fedavg     the client the whole network
     splitfed   the client the lower half, on the gradient that the server sends for every batch (SplitFed; one
                server half for all clients, as in its second version)
-    local      the client the lower half, on a local loss; the server sees one batch in --send-every (CSE-FSL)
-    sage       the client the lower half, on what a critic of the server predicts; the server sees one batch in
-               --send-every, and in one round of --refit-every sends targets back, from which the critics
-               learn (FSL-SAGE)
+    local      the client the lower half, on a local loss; the server sees one batch in --send-every
+               (CSE-FSL)
+    sage       the client the lower half, on what a critic of the server predicts; the server sees one batch
+               in --send-every, and in the first of every --refit-every rounds it sends targets back, from
+               which the critics learn (FSL-SAGE)
 
-After each round all that clients trained is averaged. Every message that would cross the link is counted, in
-bytes: tensors at the cut, labels, targets and weights, both ways, in float32. Writes results.json and
-accuracy.png into --output, prints a table of the bytes to equal accuracies; accuracies by round are of
---validation examples of the training set, kept from the clients. A run that was stopped goes on after its last
-whole round, and with more --rounds a run that has ended goes on, too. --ray has every client be an actor.
+The server trains on what came, mixed over the clients; after each round all that clients trained is averaged.
+Every message that would cross the link is counted, in bytes: tensors at the cut, labels, targets and weights,
+both ways, in float32. Accuracies by round are of --validation examples of the training set, kept from the
+clients, that on the test set comes at the end. Writes results.json and accuracy.png into --output, prints a
+table of the bytes to equal accuracies. A run that was stopped goes on after its last whole round, and with
+more --rounds a run that has ended goes on, too. --ray has every client be an actor.
+
+References: McMahan et al. 2017, FedAvg, https://arxiv.org/abs/1602.05629; Thapa et al. 2022, SplitFed,
+https://arxiv.org/abs/2004.12088; Mu and Shen 2023, CSE-FSL, https://arxiv.org/abs/2307.11532; Nair et al. 2025,
+FSL-SAGE, https://arxiv.org/abs/2505.23182.
 """
 
 import argparse

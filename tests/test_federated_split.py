@@ -15,7 +15,7 @@ ARMS = ("fedavg", "splitfed", "local", "sage")
 SMALL = ["--clients", "2", "--batches", "3", "--batch-size", "4", "--send-every", "2", "--refit-every", "2"]
 SMALL += ["--refit-epochs", "1", "--critic", "4", "--validation", "10", "--alpha", "2", "--seed", "3"]
 
-# By hand, for images of 8 x 8 x 1: what is below the cut, the head that is 4 channels wide, the whole network.
+# By hand, for images of 8 x 8 x 1: below the cut, a head of 4 channels, above the cut.
 H = 2 * 2 * 32
 BELOW = 32 * (25 + 2) + 32 * (9 * 32 + 2)
 HEAD = 4 * (9 * 32 + 1) + 10 * (2 * 2 * 4 + 1)
