@@ -24,8 +24,8 @@ table of the bytes to equal accuracies. A run that was stopped goes on after its
 more --rounds a run that has ended goes on, too. --ray has every client be an actor.
 
 References: McMahan et al. 2017, FedAvg, https://arxiv.org/abs/1602.05629; Thapa et al. 2022, SplitFed,
-https://arxiv.org/abs/2004.12088; Mu and Shen 2023, CSE-FSL, https://arxiv.org/abs/2307.11532; Nair et al. 2025,
-FSL-SAGE, https://arxiv.org/abs/2505.23182.
+https://arxiv.org/abs/2004.12088; Mu and Shen 2025, CSE-FSL, https://arxiv.org/abs/2507.15816; Nair et al.
+2025, FSL-SAGE, https://arxiv.org/abs/2505.23182.
 """
 
 import argparse

@@ -54,9 +54,19 @@ def records(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_every_arm_is_counted_to_the_byte(example, digits, tmp_path, capsys):
-    example.main([*SMALL, "--all", "--rounds", "3", "--data", digits, "--output", str(tmp_path)])
-    found = records(tmp_path)
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """The folder of a run of all arms that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        example = importlib.import_module("examples.federated_split")
+        example.main([*SMALL, "--all", "--rounds", "3", "--data", digits, "--output", str(folder)])
+    return folder
+
+
+def test_every_arm_is_counted_to_the_byte(whole):
+    found = records(whole)
     assert tuple(found) == ARMS
     for arm, record in found.items():
         up, weights = EXAMPLES[arm], 4 * 2 * SENT[arm]
@@ -71,20 +81,20 @@ def test_every_arm_is_counted_to_the_byte(example, digits, tmp_path, capsys):
         }
         assert record["bytes"] == [sum(counted.values()) for counted in record["counted"]]
         assert len(record["validation_accuracy"]) == 3 and 0 <= record["test_accuracy"] <= 1
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    said = capsys.readouterr().out
+
+
+def test_table_and_figure(example, whole):
+    said = example.table(records(whole))
     assert "| sage | 3 |" in said and "(splitfed, its best less 2 points)" in said
-    (tmp_path / "accuracy.png").unlink()
-    example.main(["--plot", str(tmp_path)])
-    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+    figure = whole / "accuracy.png"
+    figure.unlink()
+    example.main(["--plot", str(whole)])
+    assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("arm", ["splitfed", "sage"])
-def test_a_stopped_run_goes_on(example, digits, tmp_path, arm, monkeypatch):
-    """Killed behind its first round, or ended by its budget, it ends with the numbers of a whole one."""
-    command = [*SMALL, "--arm", arm, "--rounds", "3", "--data", digits, "--output"]
-    example.main([*command, str(tmp_path / "whole")])
-
+def test_a_stopped_run_goes_on(example, digits, whole, tmp_path, monkeypatch):
+    """Killed while it records its second round, it ends with the numbers of a whole one."""
+    command = [*SMALL, "--arm", "sage", "--rounds", "3", "--data", digits, "--output", str(tmp_path)]
     write = example.runs.Results.write
 
     def killed(self, record):
@@ -94,15 +104,15 @@ def test_a_stopped_run_goes_on(example, digits, tmp_path, arm, monkeypatch):
 
     monkeypatch.setattr(example.runs.Results, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        example.main([*command, str(tmp_path / "parts")])
+        example.main(command)
     monkeypatch.setattr(example.runs.Results, "write", write)
-    assert len(records(tmp_path / "parts")[arm]["bytes"]) == 1
-    example.main([*command, str(tmp_path / "parts")])
+    assert len(records(tmp_path)["sage"]["bytes"]) == 1
+    example.main(command)
 
-    whole, parts = (records(tmp_path / name)[arm] for name in ("whole", "parts"))
+    one, other = (records(folder)["sage"] for folder in (whole, tmp_path))
     for series in ("bytes", "counted", "validation_accuracy", "test_accuracy"):
-        assert parts[series] == whole[series]
-    states = [np.load(tmp_path / name / "backup" / f"{arm}.npz") for name in ("whole", "parts")]
+        assert one[series] == other[series]
+    states = [np.load(folder / "backup/sage.npz") for folder in (whole, tmp_path)]
     for key in set(states[0]) - {"record"}:
         np.testing.assert_allclose(states[0][key], states[1][key], rtol=1e-4, atol=1e-5)
 
