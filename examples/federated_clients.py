@@ -21,6 +21,7 @@ ARMS = {
     "splitfed": dict(interface=keras_sg.SyntheticGradient),  # which predicts nothing: its target is descended
     "local": dict(interface=keras_sg.LocalLoss),
     "sage": dict(interface=keras_sg.SyntheticLoss, sobolev=True),
+    "sage-server": dict(interface=keras_sg.SyntheticLoss, sobolev=True),
 }
 
 
@@ -63,6 +64,7 @@ class Bench:
     """
 
     def __init__(self, arm, shape, options):
+        self.options = options
         keras.utils.set_random_seed(options.seed)
         self.whole, self.upper, self.owner = network(shape), None, None
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -71,7 +73,7 @@ class Bench:
         if arm == "fedavg":
             return
         critic = keras_sg.synthesizers.Critic(options.critic, batch_normalization=False)
-        heads = {"splitfed": {}, "local": {"head": critic}, "sage": {"synthesizer": critic}}[arm]
+        heads = {"splitfed": {}, "local": {"head": critic}}.get(arm, {"synthesizer": critic})
         cut = keras_sg.decouple(self.whole, CUT, num_classes=data.CLASSES, **ARMS[arm], **heads)
         self.client, self.upper = keras_sg.split(cut, CUT)
         self.upper.compile(keras.optimizers.Adam(options.server_learning_rate), loss)
@@ -86,15 +88,19 @@ class Bench:
             refitting = keras.optimizers.Adam(options.refit_learning_rate)
             self.client.compile(keras_sg.decoupled_optimizer(sgd, refitting))
         self.client.optimizer.build(self.client.trainable_variables)
-        if arm in ("local", "sage"):
+        if arm != "splitfed":
             *_, kernel, _ = self.client.cut.synthesizer.trainable_variables
             kernel.assign(np.zeros(kernel.shape))  # nothing comes from a critic that has learned nothing
-        self.fresh = None if arm != "sage" else _values(refitting.variables)
+        self.fresh = _values(refitting.variables) if arm.startswith("sage") else None
 
-    def begin_refit(self):
-        """Put the critic's optimizer back to its first step."""
+    def refit(self, messages, targets, epochs):
+        """Have the critic learn from targets, its optimizer anew at its first step; the rest stays."""
         for variable, value in zip(self.client.optimizer.optimizers[0].variables, self.fresh, strict=True):
             variable.assign(value)
+        pairs = keras_sg.Pairs(self.options.batch_size, seed=self.options.seed)
+        for (sent, y), target in zip(messages, targets, strict=True):
+            pairs.add(sent, y, target)
+        self.client.fit(pairs, epochs=epochs, shuffle=False, verbose=0)
 
     def server_state(self):
         """The weights of the server's half, and the state of its optimizer."""
@@ -160,13 +166,9 @@ class Client:
         return self.messages
 
     def refit(self, targets):
-        """Have the critic learn from the targets that came for this round's messages; the rest stays."""
+        """Have the critic learn from the targets that came for this round's messages."""
         self._sit_down()
-        self.bench.begin_refit()
-        pairs = keras_sg.Pairs(self.options.batch_size, seed=self.options.seed)
-        for (sent, y), target in zip(self.messages, targets, strict=True):
-            pairs.add(sent, y, target)
-        self.bench.client.fit(pairs, epochs=self.options.refit_epochs, shuffle=False, verbose=0)
+        self.bench.refit(self.messages, targets, self.options.refit_epochs)
 
     def forward(self, index):
         """SplitFed: run one batch up to the cut; returns the message, for which a target must come."""

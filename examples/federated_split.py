@@ -15,6 +15,8 @@ them. In a round each client trains on --batches batches of its own. The arms di
     sage       the client the lower half, on what a critic of the server predicts; the server sees one batch
                in --send-every, and in the first of every --refit-every rounds it sends targets back, from
                which the critics learn (FSL-SAGE)
+    sage-server    the same, but it is the server that has one critic learn, after every round, from what all
+               clients sent: no target crosses, and the critic comes down with the other weights
 
 The server trains on what came, mixed over the clients; after each round all that clients trained is averaged.
 Every message that would cross the link is counted, in bytes: tensors at the cut, labels, targets and weights,
@@ -152,6 +154,10 @@ class Training:
         self._count("weights up", *found)
         self.weights = [np.mean(of_all, axis=0, dtype="float32") for of_all in zip(*found)]
         self.bench.restore(self.weights, [])
+        if self.arm == "sage-server":
+            passes = -(-self.args.refit_epochs // self.args.refit_every)
+            self.bench.refit([one for own in messages for one in own], targets, passes)
+            self.weights = self.bench.client.get_weights()
 
     def _teach(self, messages, seed):
         """Train the server's half on what was sent, mixed; returns the targets, message by message.
