@@ -80,7 +80,8 @@ class Bench:
         self.upper.optimizer.build(self.upper.trainable_variables)
         sgd = keras.optimizers.SGD(options.learning_rate)
         if arm == "splitfed":
-            self.client = keras.Model(self.whole.inputs, self.whole.get_layer(CUT)(self.whole.inputs[0]))
+            (x,) = self.whole.inputs
+            self.client = keras.Model(x, self.whole.get_layer(CUT)(x))
             self.client.compile(sgd, _descends)
         elif arm == "local":
             self.client.compile(sgd)  # of which the head has a copy
