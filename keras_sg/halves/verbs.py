@@ -97,7 +97,8 @@ def join(lower: LowerModel, upper: UpperModel) -> DecoupledModel:
     """The whole model again, of two halves.
 
     Args:
-        lower, upper: what `split` returned, or what was loaded of it.
+        lower: the lower half that `split` returned, or what was loaded of it.
+        upper: the upper half.
 
     Returns:
         A `DecoupledModel`, not compiled, which shares its weights with both.
