@@ -74,7 +74,8 @@ class Pairs(keras.utils.PyDataset):
     """What was sent and the targets that came for it, in batches for `fit` of a `LowerModel`.
 
     Trained on it, only the synthesizer at the cut learns; the module is left as it is. Each pass goes through
-    all pairs, example by example in a random order.
+    all pairs, example by example in a random order of its own: train with `fit(..., shuffle=False)`, for
+    Keras would shuffle the batches once more.
 
     Args:
         batch_size: integer, examples in a batch; the last one may have fewer.
@@ -101,7 +102,7 @@ class Pairs(keras.utils.PyDataset):
     pairs = keras_sg.Pairs(batch_size=16)
     sent = lower.advance(x, y)
     pairs.add(sent, y, upper.teach(sent, y))
-    lower.fit(pairs, epochs=3, verbose=0)
+    lower.fit(pairs, epochs=3, shuffle=False, verbose=0)
     ```
 
     References:
@@ -119,6 +120,7 @@ class Pairs(keras.utils.PyDataset):
                 )
         self.batch_size, self.limit = batch_size, limit
         self._kept: list[dict[str, np.ndarray]] = []
+        self._joined: dict[str, np.ndarray] = {}  # all that is kept, once it is read
         self._rng = np.random.default_rng(seed)
         self._order = np.arange(0)
 
@@ -141,6 +143,7 @@ class Pairs(keras.utils.PyDataset):
                 f"{sorted(found)} after one with {sorted(self._kept[0])}."
             )
         self._kept.append(found)
+        self._joined = {}
         while self.limit is not None and len(self._kept) > 1 and self.examples > self.limit:
             del self._kept[0]
         self.on_epoch_end()
@@ -159,7 +162,9 @@ class Pairs(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        found = {name: np.concatenate([batch[name] for batch in self._kept])[rows] for name in self._kept[0]}
+        if not self._joined:
+            self._joined = {name: np.concatenate([b[name] for b in self._kept]) for name in self._kept[0]}
+        found = {name: part[rows] for name, part in self._joined.items()}
         y = Taught.of(*(found.get(name) for name in ("labels", "gradient", "loss")))
         return (found["h"], y, found["weight"]) if "weight" in found else (found["h"], y)
 
