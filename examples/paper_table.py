@@ -1,6 +1,6 @@
 """Table 1 of the paper behind synthetic gradients: networks of 3 to 21 layers, cut behind each hidden one.
 
-    KERAS_BACKEND=jax python -m examples.paper_table --network fcn --layers 6 --arm sg-conditional --seed 1 2 3
+    KERAS_BACKEND=jax python -m examples.paper_table --network fcn --layers 6 --arm sg-conditional --seed 1
     KERAS_BACKEND=jax python -m examples.paper_table --all --budget-minutes 60
     python -m examples.paper_table --table runs/paper_table
 
@@ -242,7 +242,7 @@ def train(cell, args, deadline):
 
 
 def errors(records):
-    """Test errors in per cent of the cells that have ended: by data, network, layers and arm, a dict by seed."""
+    """Test errors, in per cent, of what has ended: by data, network, layers and arm, a dictionary by seed."""
     found = {}
     for record in records.values():
         settings, accuracy = record["settings"], record["test_accuracy"]
@@ -307,7 +307,7 @@ def parser():
         help="arrays x_train, y_train, x_test and y_test, instead of TFDS (which needs TensorFlow)",
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/paper_table"))
-    parser.add_argument("--overwrite", action="store_true", help="drop what is there of the cells picked")
+    parser.add_argument("--overwrite", action="store_true", help="drop what is there of these cells")
     parser.add_argument("--table", type=pathlib.Path, metavar="FOLDER", help="only print the table of FOLDER")
     return parser
 
