@@ -69,6 +69,14 @@ PAPER = {
 }
 # Of dense synthesizers, the hidden layers; convolutional ones have two, of as many channels as the network.
 # No synthesizer rate: one optimizer for everything.
+FAST = dict(
+    iterations=4680,
+    batch_size=128,
+    learning_rate=1e-3,
+    synthesizer_learning_rate=None,
+    decay="cosine",
+    synthesizer=(),
+)
 RECIPES = {
     "paper": {
         arm: dict(
@@ -82,15 +90,9 @@ RECIPES = {
         for arm in ARMS
     },
     "fast": {
-        arm: dict(
-            iterations=11_700,
-            batch_size=128,
-            learning_rate=2e-3,
-            synthesizer_learning_rate=None,
-            decay="cosine",
-            synthesizer=(),
-        )
-        for arm in ARMS
+        "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
+        "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
+        **{arm: FAST for arm in ("no-backprop", "backprop", "local")},
     },
 }
 
