@@ -48,17 +48,8 @@ def build(arm, args=None):
     """The network of one arm, compiled; with the default arguments, r2rt's."""
     args = args or PARSER.parse_args([])
     inputs = hidden = keras.Input((32, 32, 3))
-    pooling = {"block1": keras.layers.MaxPooling2D(3, 3), "block2": keras.layers.AveragePooling2D(3, 3)}
-    for name, pool in pooling.items():
-        module = keras.Sequential(
-            [
-                keras.layers.Conv2D(args.filters, 5, padding="same"),
-                keras.layers.BatchNormalization(),
-                keras.layers.ReLU(),
-                pool,
-            ],
-            name=name,
-        )
+    for name in ("block1", "block2"):
+        module = images.convolution(args.filters, name, first=name == "block1")
         hidden = INTERFACES[arm](module, **images.options(args))(hidden)
     logits = keras.layers.Dense(10, name="logits", dtype="float32")(keras.layers.Flatten()(hidden))
     model = keras_sg.DecoupledModel(inputs, logits)

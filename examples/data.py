@@ -47,13 +47,14 @@ def fetch(name, data_dir):
         ) from error
 
 
-def read(path, shape):
+def read(path, shape, option="--data"):
     """The training and the test split in an `.npz` file.
 
     Args:
         path: of the file, with the arrays `x_train`, `y_train`, `x_test` and `y_test`: images (uint8, or
             floats in [0, 1]) and integer labels.
         shape: shape of an input of the experiment; images for `(784,)` have so many numbers in any shape.
+        option: of the command line, that gave the path.
 
     Raises:
         SystemExit: the file cannot be read, or an array is not as described.
@@ -65,7 +66,7 @@ def read(path, shape):
             others = sorted(set(file) - set(names))
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise SystemExit(
-            f"--data must be an .npz file that NumPy can read, with the arrays {', '.join(names)}. "
+            f"{option} must be an .npz file that NumPy can read, with the arrays {', '.join(names)}. "
             f"Received: {path}; {type(error).__name__}: {error}"
         ) from error
 

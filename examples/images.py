@@ -143,10 +143,38 @@ def options(args):
     return {} if args.regression is None else {"loss": args.regression}
 
 
+def dense(units, name):
+    """A module: a dense layer, BatchNormalization and ReLU."""
+    layers = [keras.layers.Dense(units), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    return keras.Sequential(layers, name=name)
+
+
+def convolution(filters, name, first):
+    """A module: a 5 x 5 convolution, BatchNormalization, ReLU and pooling (in the first, by the maximum)."""
+    pool = keras.layers.MaxPooling2D if first else keras.layers.AveragePooling2D
+    layers = [
+        keras.layers.Conv2D(filters, 5, padding="same"),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+        pool(3, 3),
+    ]
+    return keras.Sequential(layers, name=name)
+
+
+def speed():
+    """What `compile` is told for a network of dense layers, whose steps are short."""
+    # Keras on PyTorch compiles no steps that synthetic gradients take part in, and executes one at a time.
+    compiled = keras.backend.backend() != "torch"
+    return {"jit_compile": True, "steps_per_execution": 26} if compiled else {}
+
+
 def adam(rate, args):
-    """Adam at a rate, which falls where the command line says so."""
-    if args.decay:
+    """Adam at a rate, which falls where the settings say so: as a cosine, to zero, or twice, to a tenth."""
+    if args.decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, args.iterations)
+    elif args.decay == "steps":
+        at = [args.iterations * 3 // 5, args.iterations * 4 // 5]
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(at, [rate, rate / 10, rate / 100])
     return keras.optimizers.Adam(rate, epsilon=1e-8)
 
 

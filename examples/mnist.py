@@ -77,16 +77,10 @@ def build(arm, args=None):
     args = args or PARSER.parse_args([])
     inputs = hidden = keras.Input((784,))
     for name in ("block1", "block2"):
-        module = keras.Sequential(
-            [keras.layers.Dense(256), keras.layers.BatchNormalization(), keras.layers.ReLU()], name=name
-        )
-        hidden = INTERFACES[arm](module, **images.options(args))(hidden)
+        hidden = INTERFACES[arm](images.dense(256, name), **images.options(args))(hidden)
     logits = keras.layers.Dense(10, name="logits", dtype="float32")(hidden)
     model = keras_sg.DecoupledModel(inputs, logits)
-    # Keras on PyTorch compiles no steps that synthetic gradients take part in, and executes one at a time.
-    compiled = keras.backend.backend() != "torch"
-    speed = {"jit_compile": True, "steps_per_execution": 26} if compiled else {}
-    return images.compile(model, arm, args, **speed)
+    return images.compile(model, arm, args, **images.speed())
 
 
 def main(argv=None):

@@ -35,6 +35,8 @@ def started(monkeypatch):
         if name == "benchmarks.gpu":
             monkeypatch.setattr(module, "Benchmark", load)
             options = ["--mnist", "data.npz", *options]
+        if name == "examples.paper_table" and "--table" not in options:
+            options = ["--all", *options]
         return module.main([*map(str, options)])
 
     return start
@@ -47,6 +49,7 @@ EXAMPLES = {
     "examples.sparse_updates": "results.json",
     "examples.binary_addition": "results.json",
     "examples.sweep": "results.json",
+    "examples.paper_table": "results.json",
     "benchmarks.gpu": "mnist/seed0/results.json",
 }
 DAMAGED = {

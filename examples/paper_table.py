@@ -1,0 +1,345 @@
+"""Table 1 of the paper behind synthetic gradients: networks of 3 to 21 layers, cut behind each hidden one.
+
+    KERAS_BACKEND=jax python -m examples.paper_table --network fcn --layers 6 --arm sg-conditional --seed 1
+    KERAS_BACKEND=jax python -m examples.paper_table --all --budget-minutes 60
+    python -m examples.paper_table --table runs/paper_table
+
+A network of n layers has n - 1 hidden ones and a classifier, and an interface behind every hidden one:
+
+    fcn    dense layers of 256 (CIFAR-10: 1000) units, each with BatchNormalization and ReLU
+    cnn    5 x 5 convolutions to 64 (CIFAR-10: 128) channels, each with BatchNormalization, ReLU and pooling
+           (3 x 3, stride 3; by the maximum behind the first, by the mean behind the others)
+
+    no-backprop      no interfaces, and only the classifier learns
+    backprop         no interfaces
+    sg               the gradient is predicted from what the module puts out alone
+    sg-conditional   and from the label, too; in an fcn by a linear layer
+    local            nothing comes from above: each module descends the loss of a small head of its own
+
+A cell of the table is a network, an arm and a seed. Those that --data, --network, --layers, --arm and --seed
+pick are trained one after the other, the most telling first. Each goes into results.json epoch by epoch. One
+that is there is not trained again; one that was stopped goes on after its last whole epoch. With
+--budget-minutes, training stops at the end of the epoch in which that time is over. Prints the table: test
+error in per cent, mean and range over the seeds, and the paper's number.
+
+--recipe paper is what the paper did: 500,000 iterations of Adam at 3e-5. --recipe fast is meant for a small
+machine. Its numbers were chosen on the fully connected networks for MNIST as --validation measures: trained
+on five sixths of the training images, measured on the other sixth of them (10,000), never on the test images.
+What was chosen there is used for the convolutional networks and for CIFAR-10 as it is.
+
+Source: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, table 1, section 3.1 and appendix A.
+"""
+
+import argparse
+import itertools
+import pathlib
+import time
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+import keras_sg
+from examples import data, images, runs
+
+ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local")
+LAYERS = {"fcn": (3, 4, 5, 6, 21), "cnn": (3, 4)}
+SHAPES = {
+    ("mnist", "fcn"): (784,),
+    ("mnist", "cnn"): (28, 28, 1),
+    ("cifar10", "fcn"): (3072,),
+    ("cifar10", "cnn"): (32, 32, 3),
+}
+WIDTHS = {("mnist", "fcn"): 256, ("mnist", "cnn"): 64, ("cifar10", "fcn"): 1000, ("cifar10", "cnn"): 128}
+# The paper's test errors, in per cent: no-backprop, backprop, sg, sg-conditional.
+PAPER = {
+    ("mnist", "fcn", 3): (9.3, 2.0, 1.9, 2.2),
+    ("mnist", "fcn", 4): (12.6, 1.8, 2.2, 1.9),
+    ("mnist", "fcn", 5): (16.2, 1.8, 3.4, 1.7),
+    ("mnist", "fcn", 6): (21.4, 1.8, 4.3, 1.6),
+    ("mnist", "fcn", 21): (None, 2.0, None, 2.0),
+    ("mnist", "cnn", 3): (0.9, 0.8, 0.9, 1.0),
+    ("mnist", "cnn", 4): (2.8, 0.6, 0.7, 0.8),
+    ("cifar10", "fcn", 3): (54.9, 43.5, 42.5, 48.5),
+    ("cifar10", "fcn", 4): (57.2, 43.0, 45.0, 45.1),
+    ("cifar10", "fcn", 5): (59.6, 41.7, 46.9, 43.5),
+    ("cifar10", "fcn", 6): (61.9, 42.0, 49.7, 46.8),
+    ("cifar10", "cnn", 3): (28.7, 17.9, 19.5, 19.0),
+    ("cifar10", "cnn", 4): (38.1, 15.7, 19.5, 16.4),
+}
+# Of dense synthesizers, the hidden layers; convolutional ones have two, of as many channels as the network.
+# No synthesizer rate: one optimizer for everything.
+FAST = dict(
+    iterations=4680,
+    batch_size=128,
+    learning_rate=1e-3,
+    synthesizer_learning_rate=None,
+    decay="cosine",
+    synthesizer=(),
+)
+RECIPES = {
+    "paper": {
+        arm: dict(
+            iterations=500_000,
+            batch_size=256,
+            learning_rate=3e-5,
+            synthesizer_learning_rate=None,
+            decay="steps",
+            synthesizer={"mnist": (1024, 1024), "cifar10": (4000,)} if arm == "sg" else (),
+        )
+        for arm in ARMS
+    },
+    "fast": {
+        "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
+        "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
+        **{arm: FAST for arm in ("no-backprop", "backprop", "local")},
+    },
+}
+
+
+class Cell(NamedTuple):
+    """A cell of the table, and one seed of it."""
+
+    data: str
+    network: str
+    layers: int
+    arm: str
+    seed: int
+
+    @property
+    def name(self):
+        return f"{self.data}-{self.network}{self.layers}-{self.arm}-seed{self.seed}"
+
+
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+class Deadline(keras.callbacks.Callback):
+    """Raises `OutOfTime` where an epoch would begin after a moment of `time.monotonic`."""
+
+    def __init__(self, moment):
+        super().__init__()
+        self.moment = moment
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if time.monotonic() > self.moment:
+            raise OutOfTime
+
+
+def cells(args):
+    """Those that the command line picks, the most telling first.
+
+    Raises:
+        SystemExit: there is no such network.
+    """
+    networks = args.network or list(LAYERS)
+    known = sorted({layers for network in networks for layers in LAYERS[network]})
+    for layers in args.layers or ():
+        if layers not in known:
+            raise SystemExit(
+                f"The paper's networks have {' or '.join(map(str, known))} layers ({', '.join(networks)}), "
+                f"the classifier counted. Received: --layers {layers}"
+            )
+    groups = (
+        ("fcn", (6, 5, 4, 3), ("sg-conditional", "sg")),
+        ("fcn", (21,), ("sg-conditional",)),
+        ("fcn", (6, 5, 4, 3), ("backprop", "local", "no-backprop")),
+        ("fcn", (21,), ("backprop", "sg", "local", "no-backprop")),
+        ("cnn", (3, 4), ("sg-conditional", "sg", "backprop", "local", "no-backprop")),
+    )
+    found = []
+    for dataset, (network, layers, arms) in itertools.product(args.data, groups):
+        for seed, arm, count in itertools.product(args.seed, arms, layers):
+            wanted = network in networks and count in (args.layers or layers) and arm in (args.arm or arms)
+            if wanted:
+                found.append(Cell(dataset, network, count, arm, seed))
+    return found
+
+
+def recipe(name, cell):
+    """The settings that a recipe has for a cell, a dictionary."""
+    found = dict(RECIPES[name][cell.arm])
+    widths = found["synthesizer"]
+    return found | {"synthesizer": list(widths[cell.data] if isinstance(widths, dict) else widths)}
+
+
+def cut(module, cell, hidden):
+    """A hidden module of the network, with what the arm puts behind it."""
+    if cell.arm in ("backprop", "no-backprop"):
+        return module
+    if cell.arm == "local":
+        return keras_sg.LocalLoss(module, "critic", num_classes=data.CLASSES)
+    dense = keras_sg.synthesizers.MLP(hidden) if hidden else "linear"
+    return keras_sg.SyntheticGradient(
+        module,
+        dense if cell.network == "fcn" else "conv",
+        num_classes=data.CLASSES if cell.arm == "sg-conditional" else None,
+    )
+
+
+def build(cell, args):
+    """The network of a cell, compiled."""
+    key = cell.data, cell.network
+    inputs = hidden = keras.Input(SHAPES[key])
+    for number in range(1, cell.layers):
+        name = f"block{number}"
+        module = (
+            images.dense(WIDTHS[key], name)
+            if cell.network == "fcn"
+            else images.convolution(WIDTHS[key], name, first=number == 1)
+        )
+        hidden = cut(module, cell, args.synthesizer)(hidden)
+    if cell.network == "cnn":
+        hidden = keras.layers.Flatten()(hidden)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(data.CLASSES, name="logits")(hidden))
+    return images.compile(model, cell.arm, args, **(images.speed() if cell.network == "fcn" else {}))
+
+
+def held_out(splits):
+    """Training and validation split: five sixths and a sixth of the training split. Not of the test split."""
+    train, _ = splits
+    order = np.random.default_rng(0).permutation(len(train["label"]))
+    parts = np.split(order, [len(order) // 6])
+    validation, rest = ({key: values[part] for key, values in train.items()} for part in parts)
+    return rest, validation
+
+
+def settings_of(cell, args, count):
+    """What the result of a cell depends on, beside the data.
+
+    Args:
+        cell: `Cell`.
+        args: the command line.
+        count: of training images.
+    """
+    found = recipe(args.recipe, cell)
+    found |= {key: getattr(args, key) for key in ("iterations", "batch_size") if getattr(args, key)}
+    epoch = max(1, min(count // found["batch_size"], found["iterations"]))
+    # To whole epochs, at whose end the rate is zero.
+    found["iterations"] = found["iterations"] // epoch * epoch
+    found |= {"file": data.digest(args.npz)} if args.npz else {}
+    return cell._asdict() | found | {"measured_on": "validation" if args.validation else "test"}
+
+
+def train(cell, args, deadline):
+    """Train a cell; its record goes into results.json."""
+    shape = SHAPES[cell.data, cell.network]
+    splits = data.read(args.npz, shape, "--npz") if args.npz else data.fetch(cell.data, args.data_dir)
+    if args.validation:
+        splits = held_out(splits)
+    settings = settings_of(cell, args, len(splits[0]["label"]))
+    # `images.train` knows one file as data and no other name of an arm.
+    options = settings | {"arm": cell.name, "data": args.npz, "warm_up": 0}
+    options |= {"output": args.output, "overwrite": args.overwrite}
+    images.train(
+        cell.name,
+        argparse.Namespace(**options),
+        splits,
+        shape,
+        lambda _, options: build(cell, options),
+        settings=settings,
+        callbacks=[Deadline(deadline)],
+    )
+
+
+def errors(records):
+    """Test errors, in per cent, of what has ended: by data, network, layers and arm, a dictionary by seed."""
+    found = {}
+    for record in records.values():
+        settings, accuracy = record["settings"], record["test_accuracy"]
+        if settings.get("measured_on") == "test" and accuracy and len(accuracy) >= record["epochs"]:
+            key = tuple(settings[name] for name in ("data", "network", "layers", "arm"))
+            found.setdefault(key, {})[settings["seed"]] = 100.0 * (1.0 - accuracy[-1])
+    return found
+
+
+def table(records, datasets):
+    """Our errors and the paper's, as Markdown: rows the networks, columns the arms."""
+    found, rows = errors(records), []
+    for dataset in datasets:
+        rows += [
+            f"| {dataset}, ours / the paper's | " + " | ".join(ARMS) + " |",
+            "|---" * (1 + len(ARMS)) + "|",
+        ]
+        for key in (key for key in PAPER if key[0] == dataset):
+            row = f"| {key[1].upper()} {key[2]} "
+            for arm, paper in itertools.zip_longest(ARMS, PAPER[key]):
+                row += f"| {_summary(found.get((*key, arm)))} / {'-' if paper is None else paper} "
+            rows.append(row + "|")
+        rows.append("")
+    return "\n".join(rows)
+
+
+def _summary(by_seed):
+    if not by_seed:
+        return "not yet run"
+    values = list(by_seed.values())
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} to {max(values):.2f})"
+
+
+def parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.paper_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", choices=["mnist", "cifar10"], nargs="+", default=["mnist"])
+    parser.add_argument("--network", choices=LAYERS, nargs="+", help="by default both")
+    parser.add_argument("--layers", type=runs.positive, nargs="+", help="by default all of the paper's")
+    parser.add_argument("--arm", choices=ARMS, nargs="+", help="by default all")
+    parser.add_argument("--seed", type=runs.whole, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--all", action="store_true", help="train what is picked, even if that is everything")
+    parser.add_argument("--recipe", choices=RECIPES, default="fast")
+    parser.add_argument(
+        "--iterations", type=runs.positive, help="by default the recipe's; rounded down to whole epochs"
+    )
+    parser.add_argument("--batch-size", type=runs.positive, help="by default the recipe's")
+    parser.add_argument("--budget-minutes", type=float, help="by default none")
+    parser.add_argument(
+        "--validation", action="store_true", help="measure on a sixth of the training images, held out"
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")
+    source.add_argument(
+        "--npz",
+        type=pathlib.Path,
+        metavar="FILE.npz",
+        help="arrays x_train, y_train, x_test and y_test, instead of TFDS (which needs TensorFlow)",
+    )
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/paper_table"))
+    parser.add_argument("--overwrite", action="store_true", help="drop what is there of these cells")
+    parser.add_argument("--table", type=pathlib.Path, metavar="FOLDER", help="only print the table of FOLDER")
+    return parser
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    if args.table:
+        print(table(runs.Results(args.table).to_draw(), args.data))
+        return
+    picked = cells(args)
+    if not (args.all or args.network or args.layers or args.arm):
+        raise SystemExit(
+            f"That would be all {len(picked)} cells: say --all to train them, or pick some with --network, "
+            "--layers and --arm."
+        )
+    if args.npz and len(args.data) > 1:
+        raise SystemExit(f"--npz is one data set. Received: --data {' '.join(args.data)}")
+    if args.budget_minutes is not None and not args.budget_minutes > 0:
+        raise SystemExit(f"--budget-minutes must be positive. Received: {args.budget_minutes}")
+    runs.Results(args.output)
+    deadline = time.monotonic() + 60 * (float("inf") if args.budget_minutes is None else args.budget_minutes)
+    try:
+        for cell in picked:
+            if time.monotonic() > deadline:
+                raise OutOfTime
+            train(cell, args, deadline)
+    except OutOfTime:
+        print(f"\nThe {args.budget_minutes:g} minutes are over; the same command goes on from here.")
+    print("\n" + table(runs.Results(args.output).records, args.data))
+
+
+if __name__ == "__main__":
+    main()
