@@ -115,6 +115,12 @@ class OutOfTime(Exception):
     """The budget is spent."""
 
 
+def in_time(moment):
+    """Raise `OutOfTime` after a moment of `time.monotonic`."""
+    if time.monotonic() > moment:
+        raise OutOfTime("the minutes of the budget are spent")
+
+
 class Deadline(keras.callbacks.Callback):
     """Raises `OutOfTime` where an epoch would begin after a moment of `time.monotonic`."""
 
@@ -123,8 +129,7 @@ class Deadline(keras.callbacks.Callback):
         self.moment = moment
 
     def on_epoch_begin(self, epoch, logs=None):
-        if time.monotonic() > self.moment:
-            raise OutOfTime
+        in_time(self.moment)
 
 
 def cells(args):
@@ -333,8 +338,7 @@ def main(argv=None):
     deadline = time.monotonic() + 60 * (float("inf") if args.budget_minutes is None else args.budget_minutes)
     try:
         for cell in picked:
-            if time.monotonic() > deadline:
-                raise OutOfTime
+            in_time(deadline)
             train(cell, args, deadline)
     except OutOfTime:
         print(f"\nThe {args.budget_minutes:g} minutes are over; the same command goes on from here.")

@@ -241,7 +241,7 @@ def test_other_settings_do_not_go_on(example, digits, tmp_path):
     with pytest.raises(SystemExit, match=r"other settings: clients=2 there, 3 now.*--overwrite"):
         example.main([*command, "--clients", "3"])
     (tmp_path / "backup/fedavg.npz").write_bytes(b"cut short")
-    with pytest.raises(SystemExit, match=r"no backup that this run can go on from.*--overwrite"):
+    with pytest.raises(SystemExit, match=r"can go on from\. Give --overwrite to begin anew"):
         example.main([*command, "--rounds", "2"])
     example.main([*command, "--rounds", "2", "--overwrite"])
     assert len(records(tmp_path)["fedavg"]["bytes"]) == 2

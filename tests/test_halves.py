@@ -355,6 +355,9 @@ def test_what_halves_are_compiled_with():
         lower.compile("sgd", loss="mse", metrics=["accuracy"])
     with pytest.raises(ValueError, match="The upper half runs its modules in turn"):
         upper.compile("sgd", "mse", schedule="in_turn")
+    lower.cut.mix = 0.5
+    with pytest.raises(ValueError, match=r"Train keras_sg.join\(lower, upper\). Received: a LowerModel and"):
+        lower.compile("sgd")
     with pytest.raises(ValueError, match="The lower half has no loss to evaluate"):
         lower.evaluate(X, Y)
     with pytest.raises(ValueError, match="The true gradient is not known in the lower half"):
@@ -394,6 +397,7 @@ def test_bad_messages():
         Y[:5],
         target,
     )
+    refused(r"Labels must lie in \[0, 3\)", first, Y + 1, target)
     with pytest.raises(ValueError, match="needs the labels of every batch"):
         lower.advance(X)
     with pytest.raises(ValueError, match=r"a Sent with h of the shape \(None, 5\). Received: \(20, 4\)"):

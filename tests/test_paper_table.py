@@ -179,6 +179,12 @@ def test_a_cell_on_validation_images(paper, few, eager, capsys):
         paper.main(command)
 
 
+def test_out_of_time(paper):
+    paper.in_time(float("inf"))
+    with pytest.raises(paper.OutOfTime, match="the minutes of the budget are spent"):
+        paper.Deadline(-1.0).on_epoch_begin(0)
+
+
 def test_a_budget(paper, few, eager, monkeypatch, capsys):
     """Training stops where an epoch would begin after it; the next call goes on with the next epoch."""
     command, output = few

@@ -6,13 +6,14 @@ import keras
 from keras import ops
 
 from keras_sg import batches
+from keras_sg.halves.checks import check_half
 from keras_sg.halves.messages import Sent, Target, Taught, check_pair
 from keras_sg.interface import Interface
 from keras_sg.models import DecoupledModel
 from keras_sg.modules import Batch, Passed, Program, Ran, common_of, whole
 from keras_sg.optimizers import decoupled_optimizer
 from keras_sg.schedules.in_turn import END, Found, Shared, TurnLesson, Turns
-from keras_sg.schedules.schedule import Schedule, check_modules
+from keras_sg.schedules.schedule import Schedule
 from keras_sg.types import Config, Logs, Nested, Tensor
 
 
@@ -66,7 +67,7 @@ class LowerModel(DecoupledModel):
         if not isinstance(optimizer, (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)):
             optimizer = decoupled_optimizer(optimizer, type(optimizer).from_config(optimizer.get_config()))
         keras.Model.compile(self, optimizer, **{k: v for k, v in kwargs.items() if k in _OPTIONS})
-        check_modules(self, "split")
+        check_half(self)
         self.schedule, self.runner = _Alone(), None
 
     def compile_from_config(self, config: Config) -> None:
@@ -211,6 +212,9 @@ class _Lower(Turns):
         self.ran, self.learned = False, True
         return self._learn_from(state, x, y, sample_weight)
 
+    def _check(self) -> None:
+        check_half(self._model)
+
     def _leaving(self, k: int, ran: Ran, batch: Shared, found: Found) -> None:
         (output,), (value,) = ran.outputs, ran.values
         self.h = output.tensor
@@ -224,6 +228,8 @@ class _Lower(Turns):
         convert = lambda part: None if part is None else ops.convert_to_tensor(part)
         h, y, sample_weight = keras.tree.map_structure(convert, (h, y, sample_weight))
         labels, gradient, loss = y.given
+        self._check()
+        batches.check_labels(self._model, y)
         for name, needed, part in (
             ("gradient", cut.fits_gradient, gradient),
             ("loss", cut.fits_loss, loss),

@@ -7,11 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_sg import gradients
+from keras_sg.halves.checks import check_half
 from keras_sg.halves.messages import Sent, Target
 from keras_sg.models import DecoupledModel
 from keras_sg.modules import Module, Passed, Program, Ran, common_of, needed_of, part, whole
 from keras_sg.schedules.in_turn import Found, Shared, Turns
-from keras_sg.schedules.schedule import Schedule, check_modules
+from keras_sg.schedules.schedule import Schedule
 from keras_sg.types import Config, Nested, Tensor
 
 KINDS = ("gradient", "loss")
@@ -54,7 +55,7 @@ class UpperModel(DecoupledModel):
                 f"Received: schedule={schedule!r}."
             )
         keras.Model.compile(self, *args, **kwargs)
-        check_modules(self, "split")
+        check_half(self)
         self.schedule, self.runner = _Alone(), None
 
     def compile_from_config(self, config: Config) -> None:
@@ -131,6 +132,9 @@ class _Upper(Turns):
         ]
         super().__init__(model, programs)
         self.target = Target(None, None)
+
+    def _check(self) -> None:
+        check_half(self._model)
 
     def _entering(self, batch: Shared) -> list[Passed]:
         return [Passed(batch.inputs[0], None)]

@@ -22,6 +22,7 @@ from keras_sg.reports import Measure
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
 from keras_sg.types import Logs, Nested, Tensor, Variable
 
+RECEIVED = "schedule='in_turn'"  # for errors
 END = 0  # in the place of an interface: the model's outputs, and their loss
 
 
@@ -48,11 +49,11 @@ class InTurn(Schedule):
     """
 
     def check(self, model: keras.Model) -> None:
-        check_modules(model, "in_turn")
+        check_modules(model, RECEIVED)
         part(model)
 
     def start(self, model: keras.Model) -> Runner:
-        check_modules(model, "in_turn")
+        check_modules(model, RECEIVED)
         return Turns(model, programs(model))
 
 
@@ -205,6 +206,10 @@ class Turns(Runner):
             masks,
         )
 
+    def _check(self) -> None:
+        """Raise `ValueError` unless the modules can still run by themselves."""
+        check_modules(self._model, RECEIVED)
+
     def _entering(self, batch: Shared) -> list[Passed]:
         """What comes to the first module from one below it."""
         return []
@@ -214,7 +219,7 @@ class Turns(Runner):
 
     def _prepared(self, state: Any, data: Nested) -> Shared:
         model = self._model
-        check_modules(model, "in_turn")
+        self._check()
         data = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_tensor(x), data)
         batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
         if not model.labels_are_checked:

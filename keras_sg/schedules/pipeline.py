@@ -73,7 +73,7 @@ class Pipeline(Runner):
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         model = self._model
-        check_modules(model, self._schedule.name)
+        check_modules(model, f"schedule={self._schedule.name!r}")
         data = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_tensor(x), data)
         batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
         if not model.labels_are_checked:
@@ -297,7 +297,7 @@ class Pipelined(Schedule):
         self.slack, self.max_delay = slack, max_delay
 
     def check(self, model: keras.Model) -> None:
-        check_modules(model, self.name)
+        check_modules(model, f"schedule={self.name!r}")
         modules = part(model)
         optimizer, out = model.optimizer, "Train with schedule='in_turn' or 'together'. Received:"
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -62,14 +62,15 @@ class Together(Schedule):
     """One program holds the whole network, forward and back."""
 
 
-def check_modules(model: keras.Model, name: str) -> None:
+def check_modules(model: keras.Model, received: str, out: str = "Train with schedule='together'.") -> None:
     """Raise `ValueError` unless the modules of a compiled model can each run by themselves.
 
     Args:
         model: the compiled model.
-        name: the schedule's, for the error.
+        received: what was asked for, for the error.
+        out: the way out, likewise.
     """
-    out = f"Train with schedule='together'. Received: schedule={name!r} "
+    out = f"{out} Received: {received} "
     for interface in model.interfaces:
         if not interface.between_layers:
             raise ValueError(
