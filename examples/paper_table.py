@@ -235,7 +235,7 @@ def train(cell, args, deadline):
         splits = held_out(splits)
     settings = settings_of(cell, args, len(splits[0]["label"]))
     # `images.train` knows one file as data and no other name of an arm.
-    options = settings | {"arm": cell.name, "data": args.npz, "warm_up": 0, "schedule": "together"}
+    options = settings | {"arm": cell.name, "data": args.npz, "warm_up": 0}
     options |= {"output": args.output, "overwrite": args.overwrite}
     images.train(
         cell.name,
