@@ -278,6 +278,17 @@ class Interface(keras.layers.Wrapper):
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
         """Raise `ValueError` unless that shape of a prediction fits an interface of this shape."""
 
+    def call(
+        self,
+        inputs: Nested,
+        *args: Any,
+        training: bool | None = None,
+        decoupled_step: Step | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        h = self.layer(inputs, *args, **kwargs)
+        return self.meet(h, decoupled_step) if training else self._idle(h)
+
     @abc.abstractmethod
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         """What happens at the interface in training, apart from the layer in front of it.

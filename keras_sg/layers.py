@@ -15,7 +15,7 @@ from keras_sg import nested
 from keras_sg.interface import WAYS_OUT, Interface
 from keras_sg.step import Step
 from keras_sg.synthesizers import Identifier
-from keras_sg.types import Config, Nested, Shape, Tensor
+from keras_sg.types import Config, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -127,17 +127,6 @@ class SyntheticGradient(Interface):
                 f"shape {predicted}."
             )
 
-    def call(
-        self,
-        inputs: Nested,
-        *args: Any,
-        training: bool | None = None,
-        decoupled_step: Step | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        h = self.layer(inputs, *args, **kwargs)
-        return self.meet(h, decoupled_step) if training else self._idle(h)
-
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         rows = self._label_rows(decoupled_step, h)
         if decoupled_step is None and self.update_period > 1:
@@ -164,17 +153,6 @@ class PredictedLoss(Interface):
                 f"shape {(shape[0],)} or {(shape[0], 1)}, at an interface of shape {shape}. Received: "
                 f"{self.synthesizer.name!r} with output of shape {predicted}."
             )
-
-    def call(
-        self,
-        inputs: Nested,
-        *args: Any,
-        training: bool | None = None,
-        decoupled_step: Step | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        h = self.layer(inputs, *args, **kwargs)
-        return self.meet(h, decoupled_step) if training else self._idle(h)
 
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
         rows = self._label_rows(decoupled_step, h)

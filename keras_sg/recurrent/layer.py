@@ -164,7 +164,7 @@ class RecurrentSyntheticGradient(Interface):
         """Let the next window begin a sequence in every row."""
         self.fresh.assign(ops.ones((self.rows, 1)))
 
-    def call(
+    def call(  # type: ignore[override]
         self,
         inputs: Tensor,
         *,
