@@ -407,6 +407,22 @@ def test_bad_messages():
     lower.learn(first, Y, target, max_age=2)
 
 
+def test_no_gradient_arrives():
+    inputs = keras.Input((FEATURES,))
+    h = keras_sg.SyntheticGradient(layers.Dense(5, name="cut"))(inputs)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(keras.ops.stop_gradient(h)))
+    lower, upper = keras_sg.split(model)
+    lower.compile("sgd", **MODE)
+    upper.compile("sgd", loss(), run_eagerly=True)
+    if keras.backend.backend() == "jax":  # which knows no difference between that and zero
+        assert not upper.teach(lower.advance(X), Y).gradient.any()
+        return
+    with pytest.raises(
+        ValueError, match=r"No gradient arrives at the input of .*: nothing in the upper half"
+    ):
+        upper.teach(lower.advance(X), Y)
+
+
 def test_bad_pairs():
     h = np.zeros((2, 1), "float32")
     for options in ({"batch_size": 0}, {"limit": 1.5}):

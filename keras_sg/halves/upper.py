@@ -143,6 +143,12 @@ class _Upper(Turns):
         gradient, loss = self.target[:2] if k else (None, None)
         if not k and "gradient" in self._model.sends:
             (arrived,) = ran.arrived
+            if arrived is None:
+                raise ValueError(
+                    f"No gradient arrives at the input of {self._model.name!r}: nothing in the upper half "
+                    "leads from it to a loss, so the synthesizer below has nothing to learn from. Compile the "
+                    "upper half with a loss for the output that its input leads to."
+                )
             gradient = _numpy(gradients.per_example(arrived, batch.scale))
         if "loss" in self._model.sends and loss is None:  # the next that is predicted, or the example's own
             values = [value for value in (*ran.values, ran.example_loss) if value is not None]
