@@ -146,8 +146,8 @@ class _Upper(Turns):
             if arrived is None:
                 raise ValueError(
                     f"No gradient arrives at the input of {self._model.name!r}: nothing in the upper half "
-                    "leads from it to a loss, so the synthesizer below has nothing to learn from. Compile the "
-                    "upper half with a loss for the output that its input leads to."
+                    "leads from it to a loss, so the synthesizer below has nothing to learn from. Compile "
+                    "the upper half with a loss for the output that its input leads to."
                 )
             gradient = _numpy(gradients.per_example(arrived, batch.scale))
         if "loss" in self._model.sends and loss is None:  # the next that is predicted, or the example's own
