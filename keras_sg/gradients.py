@@ -144,7 +144,7 @@ def replace_gradient(
         synthetic: the predicted gradient *per example* (`B * dL/dh` of a mean loss), same
             shape as `h`, a float dtype. Of an example or position with a weight, times the weight.
         loss: regression loss between `synthetic` and the target, averaged over all
-            elements that count: `"mse"`, `"mae"` or `"huber"`.
+            elements that count: `"mse"`, `"mae"` or `"huber"`, or a `Regression`.
         mix: share of the synthetic gradient in what `h` receives, a float from 0 to 1, or a
             scalar tensor (which is not checked); the rest is the true gradient.
         weight: factor of the regression loss, a float or a scalar tensor.
@@ -217,7 +217,7 @@ def regression(
     Args:
         prediction: tensor of any shape and float dtype.
         target: the same shape; its dtype is that of the result.
-        loss: `"mse"`, `"mae"` or `"huber"`.
+        loss: `"mse"`, `"mae"` or `"huber"`, or a `Regression`.
         counts: the elements that count, or None for all.
     """
     value, prediction = get_regression(loss).value, ops.cast(prediction, target.dtype)

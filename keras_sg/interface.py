@@ -115,6 +115,11 @@ class Interface(keras.layers.Wrapper):
         return True
 
     @property
+    def local(self) -> bool:
+        """Whether the synthesizer learns from nothing that comes from above."""
+        return not (self.fits_loss or self.fits_gradient)
+
+    @property
     def mix(self) -> float:
         """Share of the predicted gradient in what the module receives, a float from 0 to 1.
 

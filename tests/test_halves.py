@@ -353,13 +353,29 @@ def test_what_halves_are_compiled_with():
     lower, upper = halves()
     with pytest.raises(ValueError, match=r"is the upper half's. .* Received: \['loss', 'metrics'\]"):
         lower.compile("sgd", loss="mse", metrics=["accuracy"])
+    with pytest.raises(ValueError, match=r"is the upper half's. .* Received: \['loss'\]"):
+        lower.compile("sgd", "mse")
+    multi = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD()))
+    for other in (multi, keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())):
+        with pytest.raises(
+            ValueError, match="of a lower half do not step together, so each has an optimizer"
+        ):
+            lower.compile(other)
+    with pytest.raises(ValueError, match="The lower half has no optimizer to train with"):
+        keras_sg.split(build())[0].advance(X, Y)
     with pytest.raises(ValueError, match="The upper half runs its modules in turn"):
         upper.compile("sgd", "mse", schedule="in_turn")
     lower.cut.mix = 0.5
     with pytest.raises(ValueError, match=r"Train keras_sg.join\(lower, upper\). Received: a LowerModel and"):
         lower.compile("sgd")
-    with pytest.raises(ValueError, match="The lower half has no loss to evaluate"):
-        lower.evaluate(X, Y)
+    for evaluating in (
+        lambda: lower.evaluate(X, Y),
+        lambda: lower.test_on_batch(X, Y),
+        lambda: lower.fit(X, Y, validation_data=(X, Y)),
+        lambda: lower.fit(X, Y, validation_split=0.5),
+    ):
+        with pytest.raises(ValueError, match="The lower half has no loss to evaluate"):
+            evaluating()
     with pytest.raises(ValueError, match="The true gradient is not known in the lower half"):
         lower.interface_gradients(X, Y)
 

@@ -5,13 +5,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg import batches
+from keras_sg import _keras, batches
 from keras_sg.halves.checks import check_half
 from keras_sg.halves.messages import Sent, Target, Taught, check_pair
 from keras_sg.interface import Interface
 from keras_sg.models import DecoupledModel
 from keras_sg.modules import Batch, Passed, Program, Ran, common_of, whole
-from keras_sg.optimizers import decoupled_optimizer
+from keras_sg.optimizers import DecoupledOptimizer, decoupled_optimizer
 from keras_sg.schedules.in_turn import END, Found, Shared, TurnLesson, Turns
 from keras_sg.schedules.schedule import Schedule
 from keras_sg.types import Config, Logs, Nested, Tensor
@@ -33,6 +33,22 @@ class LowerModel(DecoupledModel):
     Attributes:
         cut: the interface at which it ends.
 
+    Raises:
+        ValueError: it is to be evaluated, or asked for true gradients: the loss is in the upper half.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+    import numpy as np
+
+    stack = [keras.layers.Dense(8, activation="relu", name="client"), keras.layers.Dense(3, name="server")]
+    model = keras_sg.decouple(keras.Sequential([keras.Input((4,)), *stack]), "client", num_classes=3)
+    lower, upper = keras_sg.split(model, "client")
+    lower.compile("sgd")
+    lower.fit(np.ones((32, 4)), np.zeros(32, "int32"), verbose=0)
+    ```
+
     References:
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
     """
@@ -45,27 +61,39 @@ class LowerModel(DecoupledModel):
         (interface,) = self.interfaces
         return interface
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:  # type: ignore[override]
+    def compile(  # type: ignore[override]
+        self, optimizer: Any = "adam", loss: None = None, **kwargs: Any
+    ) -> None:
         """Compile, as `keras.Model.compile` does, without loss and metrics.
 
         Args:
             optimizer: a Keras optimizer or its string id; or `keras_sg.decoupled_optimizer(...)`. Of a single
                 one, the synthesizer has a copy: module and synthesizer do not step together.
+            loss: None: it is the upper half's.
             **kwargs: `run_eagerly`, `jit_compile`, `steps_per_execution`, as for `keras.Model.compile`.
 
         Raises:
-            ValueError: there is a loss, or whatever else the lower half has no use for; or the interface lets
-                a share of the true gradient pass.
+            ValueError: there is a loss, or whatever else the lower half has no use for; the optimizer is
+                neither a single one nor a decoupled one; or the interface lets a share of the true gradient
+                pass.
         """
-        idle = sorted(name for name, value in kwargs.items() if name not in _OPTIONS and value)
+        given = {"loss": loss, **kwargs}
+        idle = sorted(name for name, value in given.items() if name not in _OPTIONS and value)
         if idle:
             raise ValueError(
                 "The lower half ends at an interface: the loss and all that is measured on outputs is the "
                 f"upper half's. Compile it with an optimizer and {sorted(_OPTIONS)}. Received: {idle}."
             )
         optimizer = keras.optimizers.get(optimizer)
-        if not isinstance(optimizer, (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)):
+        inner = _keras.inner_optimizer(optimizer)
+        if inner is optimizer and not isinstance(inner, keras.optimizers.MultiOptimizer):
             optimizer = decoupled_optimizer(optimizer, type(optimizer).from_config(optimizer.get_config()))
+        elif not isinstance(inner, DecoupledOptimizer):
+            raise ValueError(
+                "The module and the synthesizer of a lower half do not step together, so each has an "
+                "optimizer of its own. Pass a single one, which is copied, or keras_sg.decoupled_optimizer(...);"
+                f" compile() adds a loss scale where one is needed. Received: {optimizer!r}."
+            )
         keras.Model.compile(self, optimizer, **{k: v for k, v in kwargs.items() if k in _OPTIONS})
         check_half(self)
         self.schedule, self.runner = _Alone(), None
@@ -96,6 +124,7 @@ class LowerModel(DecoupledModel):
         Raises:
             ValueError: there are no labels, and the synthesizer sees some.
         """
+        self._check_compiled()
         self._check_labelled(y)
         step = self._updates
         self.train_on_batch(x, y, sample_weight)
@@ -125,6 +154,7 @@ class LowerModel(DecoupledModel):
             ValueError: the target is not that of what was sent, or too old, or lacks what the synthesizer
                 learns from; or there are no labels, and it sees some.
         """
+        self._check_compiled()
         self._check_labelled(y)
         labels = None if self.cut.label is None else self.labels_from(batches.arrays(y))
         check_pair(sent, target, labels, sample_weight)
@@ -141,6 +171,13 @@ class LowerModel(DecoupledModel):
     @property
     def _updates(self) -> int:
         return int(ops.convert_to_numpy(self.optimizer.iterations))
+
+    def _check_compiled(self) -> None:
+        if not self.compiled:
+            raise ValueError(
+                "The lower half has no optimizer to train with. Call compile(optimizer) first. "
+                f"Received: model {self.name!r}, which is not compiled."
+            )
 
     def _check_labelled(self, y: Nested) -> None:
         if y is None and self.cut.label is not None:
@@ -167,14 +204,25 @@ class LowerModel(DecoupledModel):
         unknown = (set() if worked.learned else reports) | (set() if worked.ran else {"loss"})
         return {key: value for key, value in logs.items() if key not in unknown}
 
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Train, as `keras.Model.fit` does, on batches or on `Pairs`; there is nothing to validate."""
+        if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
+            self.evaluate()
+        return super().fit(*args, **kwargs)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         raise ValueError(
             "The lower half has no loss to evaluate. Evaluate keras_sg.join(lower, upper), or the upper half "
-            "on lower.predict(x)."
+            f"on lower.predict(x). Received: model {self.name!r}, a lower half."
         )
 
+    test_on_batch = evaluate
+
     def observed_gradients(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError("The true gradient is not known in the lower half. Ask keras_sg.join(lower, upper).")
+        raise ValueError(
+            "The true gradient is not known in the lower half. Ask keras_sg.join(lower, upper). "
+            f"Received: model {self.name!r}, a lower half."
+        )
 
 
 _OPTIONS = {"run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss"}
@@ -201,13 +249,11 @@ class _Lower(Turns):
     def __init__(self, model: LowerModel) -> None:
         module = whole(model, [model.cut])
         super().__init__(model, [Program(module, (), common_of(model), None)])
-        cut = model.cut
-        self._local = not (cut.fits_loss or cut.fits_gradient)
 
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not isinstance(y, Taught):
-            self.ran, self.learned = True, self._local
+            self.ran, self.learned = True, self._model.cut.local
             return super().step(state, data)
         self.ran, self.learned = False, True
         return self._learn_from(state, x, y, sample_weight)
@@ -220,7 +266,7 @@ class _Lower(Turns):
         self.h = output.tensor
         if value is not None:
             found.losses.append(ops.cast(ops.mean(value), keras.config.floatx()))
-        if self._local:
+        if self._model.cut.local:
             self._taught(TurnLesson(0, 0, output, None), batch, found)
 
     def _learn_from(self, state: Any, h: Tensor, y: Taught, sample_weight: Nested) -> tuple[Logs, Any]:

@@ -32,6 +32,22 @@ class UpperModel(DecoupledModel):
         sends: what the synthesizer below learns from, some of `"gradient"` and `"loss"`.
         **kwargs: as for `DecoupledModel`.
 
+    Raises:
+        ValueError: as for `DecoupledModel`.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+    import numpy as np
+
+    stack = [keras.layers.Dense(8, activation="relu", name="client"), keras.layers.Dense(3, name="server")]
+    model = keras_sg.decouple(keras.Sequential([keras.Input((4,)), *stack]), "client", num_classes=3)
+    lower, upper = keras_sg.split(model, "client")
+    upper.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    target = upper.teach(keras_sg.Sent(np.ones((32, 8), "float32")), np.zeros(32, "int32"))
+    ```
+
     References:
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.
     """

@@ -96,8 +96,7 @@ class ModuleWorker:
             for rest in (False, True)
         }
         self._measure = compiled(self._measured, model)
-        interfaces = program.module.interfaces
-        self._local = [at for at, cut in enumerate(interfaces) if not (cut.fits_loss or cut.fits_gradient)]
+        self._local = [at for at, interface in enumerate(program.module.interfaces) if interface.local]
 
     def _descent(
         self, function: Callable[..., Any], variables: list[Variable], parts: list[Part], model: keras.Model
