@@ -91,8 +91,9 @@ class LowerModel(DecoupledModel):
         elif not isinstance(inner, DecoupledOptimizer):
             raise ValueError(
                 "The module and the synthesizer of a lower half do not step together, so each has an "
-                "optimizer of its own. Pass a single one, which is copied, or keras_sg.decoupled_optimizer(...);"
-                f" compile() adds a loss scale where one is needed. Received: {optimizer!r}."
+                "optimizer of its own. Pass a single one, which is copied, or "
+                "keras_sg.decoupled_optimizer(...); compile() adds a loss scale where one is needed. "
+                f"Received: {optimizer!r}."
             )
         keras.Model.compile(self, optimizer, **{k: v for k, v in kwargs.items() if k in _OPTIONS})
         check_half(self)
