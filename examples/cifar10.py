@@ -1,4 +1,4 @@
-"""CIFAR-10 with synthetic gradients: r2rt's convolutional experiment, trained in six ways.
+"""CIFAR-10 with synthetic gradients: r2rt's convolutional experiment, trained in seven ways.
 
     python -m examples.cifar10 --arm all
     python -m examples.cifar10 --arm sg --iterations 1950
@@ -15,6 +15,7 @@ arms differ in nothing but what stands at the interfaces:
     sg-conditional   convolutions that also see the label, as channel masks, predict the gradient
     critic           a small convolutional net predicts the class, and with the label the loss
     critic-sobolev   the same, and it fits the gradient of that loss, too
+    local            the same net learns from the label itself; nothing comes from the modules above
 
 With --data, an .npz file with the arrays x_train, y_train, x_test and y_test (images as uint8, or floats in
 [0, 1]) takes the place of TFDS; backends other than TensorFlow then do without it.
@@ -39,6 +40,7 @@ INTERFACES = {
     "critic-sobolev": lambda module, **options: keras_sg.SyntheticLoss(
         module, "critic", num_classes=10, sobolev=True, **options
     ),
+    "local": lambda module, **_: keras_sg.LocalLoss(module, "critic", num_classes=10),
 }
 PARSER = images.parser("cifar10", __doc__, INTERFACES)
 PARSER.add_argument("--filters", type=runs.positive, default=128, help="channels of the two blocks")
