@@ -292,7 +292,10 @@ class Interface(keras.layers.Wrapper):
         **kwargs: Any,
     ) -> Tensor:
         h = self.layer(inputs, *args, **kwargs)
-        return self.meet(h, decoupled_step) if training else self._idle(h)
+        if not training:
+            return self._idle(h)
+        forward_only = decoupled_step is not None and decoupled_step.forward_only
+        return h if forward_only else self.meet(h, decoupled_step)
 
     @abc.abstractmethod
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:

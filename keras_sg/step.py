@@ -81,6 +81,7 @@ class Step:
         sparse: the step's `keras_sg.trainers.sparse.SparseUpdates`, or None where every synthesizer
             learns, or none does.
         observed: whether interfaces only predict, and let the true gradient pass.
+        forward_only: whether there is no way back, and interfaces do nothing.
         ignored: classes among the labels that stand for "no label".
         weights: list of the `keras_sg.weights.OutputWeight` of the model's outputs; empty where all
             examples count once.
@@ -99,11 +100,12 @@ class Step:
         ignored: tuple[int, ...] = (),
         weights: Sequence[OutputWeight] = (),
         reached: Mapping[int, Sequence[int]] | None = None,
+        forward_only: bool = False,
     ) -> None:
         self.labels, self.ignored = labels, ignored
         self.weights, self._reached = weights, reached or {}
         self.sparse = sparse
-        self.observed = observed
+        self.observed, self.forward_only = observed, forward_only
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
 

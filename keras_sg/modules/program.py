@@ -174,47 +174,80 @@ class Program:
         def descend(sources: Values) -> tuple[Tensor, Any]:
             values, arriving = sources[: len(trained)], iter(sources[len(trained) :])
             taken = [
-                _keras.with_mask(next(arriving) if needed else passed.tensor, passed.mask)
+                passed._replace(tensor=next(arriving)) if needed else passed
                 for passed, needed in zip(below, self.needed)
             ]
             step = self._step(given)
-            with self._scope(values, taught_values, fixed, metrics) as scope:
-                states = [*self.fixed, *self.metrics]
-                before = [scope.get_current_value(variable) for variable in states]
-                found = self.network([*inputs, *taken], training=True, decoupled_step=step)
-                losses = self.network.losses
-                example_loss, loss = None, sum(map(ops.sum, losses), 0.0)
-                if batch is not None:
-                    loss, example_loss = self._loss(batch, found, losses, metrics)
-            after = [scope.get_current_value(variable) for variable in states]
-            moved = [None if new is old else new for new, old in zip(after, before)]
-            outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
-            values_of = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
-            gradients_of = {id(met.interface): ops.stop_gradient(met.synthetic) for met in step.gradients}
-            interfaces = list(map(id, self.module.interfaces))
-            # On JAX, Keras's metrics do not see the masks of outputs: they do not leave a gradient with them.
-            seen = self.last and keras.backend.backend() != "jax"
-            masks = list(map(_keras.mask_of, keras.tree.flatten(found))) if seen else []
-            ran = Ran(
-                outputs=outputs,
-                values=list(map(values_of.get, interfaces)),
-                predicted=[None if key in values_of else gradients_of.get(key) for key in interfaces],
-                arrived=[],
-                updates=[],
-                fixed=moved[: len(fixed)],
-                metrics=moved[len(fixed) :],
-                loss=loss,
-                y_pred=found if self.last else None,
-                masks=masks,
-                example_loss=example_loss,
-            )
+            ran = self._forward(step, values, taught_values, fixed, metrics, inputs, taken, batch)
             self._check_met(step)
-            return loss * scale, ran
+            return ran.loss * scale, ran
 
         gradients, ran = differentiate(descend, [*trained, *sources])
         arriving = iter(gradients[len(trained) :])
         arrived = [next(arriving) if needed else None for needed in self.needed]
         return ran._replace(arrived=arrived, updates=gradients[: len(trained)])
+
+    def pass_on(
+        self,
+        trained: Values,
+        taught_values: list[Values],
+        fixed: Values,
+        metrics: Values,
+        inputs: Values,
+        below: list[Passed],
+        given: Given,
+        batch: Batch | None,
+    ) -> Ran:
+        """One batch through the module, and not back: nothing is predicted, and nothing arrives below.
+
+        Args:
+            trained, taught_values, fixed, metrics, inputs, below, given, batch: as for `run`.
+        """
+        step = self._step(given, forward_only=True)
+        return self._forward(step, trained, taught_values, fixed, metrics, inputs, below, batch)
+
+    def _forward(
+        self,
+        step: Step,
+        trained: Values,
+        taught_values: list[Values],
+        fixed: Values,
+        metrics: Values,
+        inputs: Values,
+        below: list[Passed],
+        batch: Batch | None,
+    ) -> Ran:
+        """One batch through the module: what `run` returns, but for what is found on the way back."""
+        taken = [_keras.with_mask(*passed) for passed in below]
+        with self._scope(trained, taught_values, fixed, metrics) as scope:
+            states = [*self.fixed, *self.metrics]
+            before = [scope.get_current_value(variable) for variable in states]
+            found = self.network([*inputs, *taken], training=True, decoupled_step=step)
+            losses = self.network.losses
+            example_loss, loss = None, sum(map(ops.sum, losses), 0.0)
+            if batch is not None:
+                loss, example_loss = self._loss(batch, found, losses, metrics)
+        after = [scope.get_current_value(variable) for variable in states]
+        moved = [None if new is old else new for new, old in zip(after, before)]
+        outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
+        values_of = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
+        gradients_of = {id(met.interface): ops.stop_gradient(met.synthetic) for met in step.gradients}
+        interfaces = list(map(id, self.module.interfaces))
+        # On JAX, Keras's metrics do not see the masks of outputs: they do not leave a gradient with them.
+        seen = self.last and keras.backend.backend() != "jax"
+        return Ran(
+            outputs=outputs,
+            values=list(map(values_of.get, interfaces)),
+            predicted=[None if key in values_of else gradients_of.get(key) for key in interfaces],
+            arrived=[],
+            updates=[],
+            fixed=moved[: len(fixed)],
+            metrics=moved[len(fixed) :],
+            loss=loss,
+            y_pred=found if self.last else None,
+            masks=list(map(_keras.mask_of, keras.tree.flatten(found))) if seen else [],
+            example_loss=example_loss,
+        )
 
     def learn(
         self,
@@ -274,9 +307,15 @@ class Program:
             return [None for _ in taught_variables], descend(taught_values)[1]
         return differentiate(descend, taught_values)
 
-    def _step(self, given: Given) -> Step:
+    def _step(self, given: Given, forward_only: bool = False) -> Step:
         found = [OutputWeight(value, share) for value, share in zip(given.weights, self._common.shares)]
-        return Step(given.labels, None, False, self._common.ignored, found, self._common.reached)
+        return Step(
+            given.labels,
+            ignored=self._common.ignored,
+            weights=found,
+            reached=self._common.reached,
+            forward_only=forward_only,
+        )
 
     def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:
         synthesizers = [pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)]

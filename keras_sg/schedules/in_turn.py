@@ -8,10 +8,11 @@ updates are made at its end: the numbers are those of one program for the whole 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sg import _keras, batches
@@ -19,17 +20,36 @@ from keras_sg.interface import Interface
 from keras_sg.modules import Batch, Given, Passed, Program, Ran, given, met_in, part, programs
 from keras_sg.modules.engine import compiled, loss_scale, reader
 from keras_sg.reports import Measure
-from keras_sg.schedules.schedule import Runner, Schedule, check_modules
+from keras_sg.schedules.pipeline import ByWorkers, Engine, Pipeline
+from keras_sg.schedules.rounds import Rounds
+from keras_sg.schedules.schedule import Runner, check_modules
+from keras_sg.schedules.worker import ModuleWorker
 from keras_sg.types import Logs, Nested, Tensor, Variable
 
 RECEIVED = "schedule='in_turn'"  # for errors
 END = 0  # in the place of an interface: the model's outputs, and their loss
 
 
-class InTurn(Schedule):
+class InTurn(ByWorkers):
     """Module after module on one device, in less memory than one program for all needs.
 
     The string id is `"in_turn"`. What it trains is what `"together"` trains, batch for batch.
+
+    With `module_update` below 1 the modules are updated at random: in each step each of them goes back
+    through itself, and is updated, with that probability, independently of the others; otherwise it only
+    passes on what it makes of the batch, and the work is left out. The synthesizer at an interface learns in
+    the steps in which the module above it, from which its target comes, goes back; the head of a `LocalLoss`
+    in those in which its own module does. Weights that rest, and what an optimizer keeps of them, stay as
+    they are; the optimizer counts every step, so a schedule of its rate takes as long as ever.
+
+    Args:
+        module_update: probability in (0, 1], for every module.
+        seed: whole number. Which modules are updated in a step depends on it and on the number of steps that
+            the optimizer has counted, so that a run that was stopped goes on as it would have.
+
+    Raises:
+        ValueError: an argument is not as described. Or, in `compile`: the modules cannot run by themselves;
+            with `module_update` below 1, they cannot be updated by themselves.
 
     Example:
 
@@ -45,16 +65,49 @@ class InTurn(Schedule):
     ```
 
     References:
-        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2 (update unlocking).
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2 (update unlocking), section 3.1
+        (updates at random).
     """
 
+    name = "in_turn"
+
+    def __init__(self, module_update: float = 1.0, seed: int = 0) -> None:
+        number = isinstance(module_update, (int, float)) and not isinstance(module_update, bool)
+        if not (number and 0 < module_update <= 1):
+            raise ValueError(
+                "`module_update` is the probability with which a module is updated in a step, above 0 and at "
+                f"most 1. Received: module_update={module_update!r} (of type {type(module_update).__name__})."
+            )
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(
+                "`seed` says which modules are updated in which step, an integer of at least 0. Received: "
+                f"seed={seed!r} (of type {type(seed).__name__})."
+            )
+        self.module_update, self.seed = float(module_update), seed
+
     def check(self, model: keras.Model) -> None:
+        if self.module_update < 1:
+            super().check(model)
         check_modules(model, RECEIVED)
         part(model)
 
     def start(self, model: keras.Model) -> Runner:
-        check_modules(model, RECEIVED)
+        self.check(model)
+        if self.module_update < 1:
+            return Pipeline(model, self, Engine(_here, fetch=lambda found: found, is_there=lambda _: True))
         return Turns(model, programs(model))
+
+    def ticks(self, workers: Sequence[Any], is_there: Callable[[Any], bool]) -> Rounds:
+        return Rounds(workers)
+
+    def descending(self, steps: int, modules: int) -> list[bool]:
+        drawn = np.random.default_rng([self.seed, steps]).random(modules)
+        return [bool(number < self.module_update) for number in drawn]
+
+
+def _here(model: keras.Model, programs: list[Program], plans: list[Any]) -> Callable[[], list[ModuleWorker]]:
+    """What makes the workers of a model's modules, where the model is."""
+    return lambda: [ModuleWorker(program, plan, model) for program, plan in zip(programs, plans)]
 
 
 class Shared(NamedTuple):

@@ -1,5 +1,6 @@
 """What drives a model's workers under `fit`: batches in, ticks, reports and values out."""
 
+import abc
 import functools
 import itertools
 from collections import defaultdict
@@ -15,6 +16,7 @@ from keras_sg.modules import Batch, Program, given, part, programs
 from keras_sg.modules.engine import compiled, loss_scale, reader
 from keras_sg.modules.optimizers import Plan, slots, split
 from keras_sg.reports import Measure
+from keras_sg.schedules.rounds import Rounds
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
 from keras_sg.schedules.ticks import Ticks
 from keras_sg.schedules.worker import Feed, Report, Values
@@ -41,11 +43,11 @@ class Pipeline(Runner):
 
     Args:
         model: the compiled model.
-        schedule: the schedule, whose `slack`, `max_delay` and `name` it is.
+        schedule: the schedule, which says who gets what when.
         engine: what carries it out.
     """
 
-    def __init__(self, model: keras.Model, schedule: "Pipelined", engine: Engine) -> None:
+    def __init__(self, model: keras.Model, schedule: "ByWorkers", engine: Engine) -> None:
         self._model, self._schedule, self._engine = model, schedule, engine
         self._programs = programs(model)
         plans = plans_of(model.optimizer, self._programs)
@@ -53,6 +55,7 @@ class Pipeline(Runner):
         self._track = functools.cache(self._compiled_track)
         self._workers: Sequence[Any] = ()
         self._flight: _Flight | None = None
+        self._feeding = False  # when a worker that is here reads the model's metrics, nothing is to land
 
     def _compiled_track(self, k: int, learned: tuple[int, ...]) -> Callable[..., list[Tensor]]:
         """How the model's metrics move by a report of module `k`, in which these interfaces have learned."""
@@ -81,11 +84,14 @@ class Pipeline(Runner):
         if self._flight is None:
             _keras.make_metrics(model, *batch)
             self._flight = self._begin(state, batch)
+        self._feeding = True
         try:
             self._flight.feed(batch)
         except BaseException:
             self._flight.lost = True
             raise
+        finally:
+            self._feeding = False
         if model.one_batch:
             flight, state = self._flight, self.drain()
             return flight.logs(), state
@@ -108,12 +114,19 @@ class Pipeline(Runner):
         for promise in loaded:
             if promise is not None:
                 self._engine.fetch(promise)
-        ticks = Ticks(self._workers, self._schedule.slack, self._schedule.max_delay, self._engine.is_there)
-        return _Flight(model, self._programs, ticks, self._engine.fetch, self._track, state)
+        return _Flight(
+            model,
+            self._programs,
+            self._schedule.ticks(self._workers, self._engine.is_there),
+            self._schedule.descending,
+            self._engine.fetch,
+            self._track,
+            state,
+        )
 
     def drain(self) -> Any:
         flight, model = self._flight, self._model
-        if flight is None:
+        if flight is None or self._feeding:
             return None
         if flight.lost:  # what is known is what was before it
             self._flight = None
@@ -175,13 +188,14 @@ class _Flight:
         self,
         model: keras.Model,
         programs: list[Program],
-        ticks: Ticks,
+        ticks: Ticks | Rounds,
+        descending: Callable[[int, int], Sequence[bool]],
         fetch: Callable[[Any], Any],
         track: Callable[[int, tuple[int, ...]], Callable[..., list[Tensor]]],
         state: Any,
     ) -> None:
         self.state, self._model, self._programs = state, model, programs
-        self._ticks, self._fetch, self._track = ticks, fetch, track
+        self._ticks, self._descending, self._fetch, self._track = ticks, descending, fetch, track
         read = reader(model, state)
         (before,) = read([_keras.count_of(_keras.single_optimizers(model.optimizer)[-1])])
         self._before = int(ops.convert_to_numpy(before))
@@ -202,6 +216,7 @@ class _Flight:
         labels = given(self._model, batch.y, batch.sample_weight)
         self._sizes.append(int(next(x for x in inputs if x is not None).shape[0]))
         count = self._before + self.length - 1
+        descends = self._descending(count, len(self._programs))
         self._advance(
             [
                 Feed(
@@ -210,8 +225,10 @@ class _Flight:
                     labels,
                     self._scale,
                     batch if program.last else None,
+                    descends[k],
+                    program.last or descends[k + 1],
                 )
-                for program in self._programs
+                for k, program in enumerate(self._programs)
             ]
         )
 
@@ -271,7 +288,54 @@ class _Flight:
         return {} if self._ticks.max_delay is None else {"dropped_targets": self._ticks.dropped}
 
 
-class Pipelined(Schedule):
+class ByWorkers(Schedule):
+    """What the schedules have in common by which every module is updated by itself, by a worker."""
+
+    name: str
+
+    @abc.abstractmethod
+    def ticks(self, workers: Sequence[Any], is_there: Callable[[Any], bool]) -> Ticks | Rounds:
+        """What moves batches through workers; `is_there` says whether what is promised is there."""
+
+    def descending(self, steps: int, modules: int) -> Sequence[bool]:
+        """Which of so many modules descend in a step, `steps` after the first."""
+        return [True] * modules
+
+    def check(self, model: keras.Model) -> None:
+        check_modules(model, f"schedule={self.name!r}")
+        modules = part(model)
+        optimizer, out = model.optimizer, "Train with schedule='in_turn' or 'together'. Received:"
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                "Modules that are updated by themselves cannot share a dynamic loss scale, which all "
+                f"gradients of a step move. Use the policy 'mixed_bfloat16', which needs none. {out} "
+                f"schedule={self.name!r} and "
+                "a LossScaleOptimizer."
+            )
+        for single in _keras.single_optimizers(optimizer):
+            if single.global_clipnorm:
+                raise ValueError(
+                    "Modules that are updated by themselves know no norm of all gradients. "
+                    f"Clip by weight (clipnorm, clipvalue). {out} schedule={self.name!r} and "
+                    f"global_clipnorm={single.global_clipnorm} in "
+                    f"{single.name!r}."
+                )
+            if _keras.weights_without_decay(single):
+                raise ValueError(
+                    f"What {single.name!r} was told to leave out of its weight decay "
+                    "(exclude_from_weight_decay) "
+                    f"cannot be handed to the modules' shares of it. {out} schedule={self.name!r}."
+                )
+        for below, above in itertools.pairwise(modules[:-1]):
+            lost = [cut.name for cut in below.interfaces if cut.fits_loss]
+            if lost and not any(cut.predicts_loss for cut in above.interfaces):
+                raise ValueError(
+                    f"Interface {lost[0]!r} learns from the next predicted loss, and the next module "
+                    f"predicts none. Give both modules interfaces of one kind. {out} schedule={self.name!r}."
+                )
+
+
+class Pipelined(ByWorkers):
     """What the schedules have in common by which modules work side by side.
 
     Args:
@@ -296,38 +360,8 @@ class Pipelined(Schedule):
             )
         self.slack, self.max_delay = slack, max_delay
 
-    def check(self, model: keras.Model) -> None:
-        check_modules(model, f"schedule={self.name!r}")
-        modules = part(model)
-        optimizer, out = model.optimizer, "Train with schedule='in_turn' or 'together'. Received:"
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            raise ValueError(
-                "Modules that work side by side cannot share a dynamic loss scale, which all gradients of a "
-                f"step move. Use the policy 'mixed_bfloat16', which needs none. {out} "
-                f"schedule={self.name!r} and "
-                "a LossScaleOptimizer."
-            )
-        for single in _keras.single_optimizers(optimizer):
-            if single.global_clipnorm:
-                raise ValueError(
-                    "Modules that work side by side know no norm of all gradients. Clip by weight (clipnorm, "
-                    f"clipvalue). {out} schedule={self.name!r} and "
-                    f"global_clipnorm={single.global_clipnorm} in "
-                    f"{single.name!r}."
-                )
-            if _keras.weights_without_decay(single):
-                raise ValueError(
-                    f"What {single.name!r} was told to leave out of its weight decay "
-                    "(exclude_from_weight_decay) "
-                    f"cannot be handed to the modules' shares of it. {out} schedule={self.name!r}."
-                )
-        for below, above in itertools.pairwise(modules[:-1]):
-            lost = [cut.name for cut in below.interfaces if cut.fits_loss]
-            if lost and not any(cut.predicts_loss for cut in above.interfaces):
-                raise ValueError(
-                    f"Interface {lost[0]!r} learns from the next predicted loss, and the next module "
-                    f"predicts none. Give both modules interfaces of one kind. {out} schedule={self.name!r}."
-                )
+    def ticks(self, workers: Sequence[Any], is_there: Callable[[Any], bool]) -> Ticks:
+        return Ticks(workers, self.slack, self.max_delay, is_there)
 
 
 def shares_of(optimizer: keras.optimizers.Optimizer, program: Program) -> list[Share]:

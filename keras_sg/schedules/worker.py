@@ -23,7 +23,8 @@ class Feed(NamedTuple):
     """What a module is to know of a batch, apart from what the module below passes on.
 
     `steps` is the number of steps before the batch, `scale` what the optimizer multiplies losses by; `batch`
-    is for the last module only.
+    is for the last module only. `descends` says whether the module goes back through it and is updated,
+    `taught` whether its synthesizers learn of it, from the module above.
     """
 
     steps: int
@@ -31,6 +32,8 @@ class Feed(NamedTuple):
     given: Given
     scale: float
     batch: Batch | None
+    descends: bool = True
+    taught: bool = True
 
 
 class Report(NamedTuple):
@@ -95,6 +98,7 @@ class ModuleWorker:
             for at, taught in enumerate(program.taught)
             for rest in (False, True)
         }
+        self._pass_on = compiled(functools.partial(program.pass_on), model)
         self._measure = compiled(self._measured, model)
         self._local = [at for at, interface in enumerate(program.module.interfaces) if interface.local]
 
@@ -207,30 +211,53 @@ class ModuleWorker:
         return told._replace(report=Report(told.report, learned, self._read(self.program.metrics)))
 
     def _take(self, number: int, below: list[Passed] | None, feed: Feed) -> tuple[Told, Learned]:
-        """Run a batch; the heads of local losses learn at once, for nothing comes to them from above."""
+        """Run a batch; the heads of local losses learn at once, for nothing comes to them from above.
+
+        Where the module does not descend, they rest with it.
+        """
         program = self.program
         below, inputs, given, batch = self._all_here((below or [], feed.inputs, feed.given, feed.batch))
         feed = feed._replace(inputs=[], given=given, batch=None)
         fixed, metrics = self._read(program.fixed), self._read(program.metrics)
         taught = list(map(self._read, program.taught))
         scale = ops.convert_to_tensor(feed.scale, keras.config.floatx())
-        ran = self._run(taught, fixed, metrics, inputs, below, given, scale, batch)
-        self._write(program.fixed, ran.fixed)
-        for interface in program.module.interfaces:
-            if _rests(interface, feed):  # its statistics and seeds stay as they were
-                before = dict(zip(map(id, program.fixed), fixed))
-                held = interface.synthesizer.non_trainable_variables
-                self._write(held, [before[id(variable)] for variable in held])
+        if feed.descends:
+            ran = self._run(taught, fixed, metrics, inputs, below, given, scale, batch)
+        else:
+            trained = self._read(program.trained)
+            ran = self._pass_on(trained, taught, fixed, metrics, inputs, below, given, batch)
+            self._rest(self.parts[0], feed)
+        held = {
+            id(variable)  # statistics and seeds of a synthesizer that rests stay as they are
+            for interface in program.module.interfaces
+            if _rests(interface, feed)
+            for variable in interface.synthesizer.non_trainable_variables
+        }
+        moved = [None if id(v) in held else new for v, new in zip(program.fixed, ran.fixed)]
+        self._write(program.fixed, moved)
         self._write(program.metrics, ran.metrics)
         if program.last:
             self._write(
                 program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred, ran.masks)
             )
-        else:
-            self._kept[number] = _Kept(feed, ran.outputs, fixed)
         value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
-        learned = [] if program.last else self._lessons(number, self._kept[number], self._local)
-        return Told(ran.outputs, (ran.arrived, value), ran.loss), learned
+        kept, learned = _Kept(feed, ran.outputs, fixed), []
+        if feed.taught and not program.last:
+            self._kept[number] = kept
+        for at in range(len(program.module.interfaces)):
+            local = at in self._local
+            if local and feed.descends:
+                learned += self._lessons(number, kept, [at])
+            elif not (feed.descends if local else feed.taught):
+                self._rest(self.parts[1 + at], feed)
+        return Told(ran.outputs, (ran.arrived, value) if feed.descends else None, ran.loss), learned
+
+    def _rest(self, parts: Sequence[Part], feed: Feed) -> None:
+        """Have shares of the optimizers count a step in which their weights are left as they are."""
+        for part in parts:
+            if part.counts(feed.steps):
+                count = _keras.count_of(part.optimizer)
+                self._write([count], [self._read([count])[0] + 1])
 
     def _teach(self, number: int, target: tuple[list[Tensor | None], Tensor | None]) -> Learned:
         kept = self._kept.pop(number)
@@ -263,10 +290,8 @@ class ModuleWorker:
                 scale,
             )
             learned.append((number, at, measures))
-            for part in self.parts[1 + at]:
-                if rest and part.counts(feed.steps):
-                    count = _keras.count_of(part.optimizer)
-                    self._write([count], [self._read([count])[0] + 1])
+            if rest:
+                self._rest(self.parts[1 + at], feed)
         return learned
 
     def _measured(
