@@ -202,9 +202,14 @@ class Program:
 
         Args:
             trained, taught_values, fixed, metrics, inputs, below, given, batch: as for `run`.
+
+        Returns:
+            As `run` does, without what is found on the way back or at an interface: `arrived` and `updates`
+            are empty, `values` and `predicted` None for each interface, and so is `example_loss`.
         """
         step = self._step(given, forward_only=True)
-        return self._forward(step, trained, taught_values, fixed, metrics, inputs, below, batch)
+        constant = list(map(ops.stop_gradient, trained))  # PyTorch keeps nothing for a way back then
+        return self._forward(step, constant, taught_values, fixed, metrics, inputs, below, batch)
 
     def _forward(
         self,
@@ -226,7 +231,8 @@ class Program:
             losses = self.network.losses
             example_loss, loss = None, sum(map(ops.sum, losses), 0.0)
             if batch is not None:
-                loss, example_loss = self._loss(batch, found, losses, metrics)
+                fits = self._common.fits_losses and not step.forward_only
+                loss, example_loss = self._loss(batch, found, losses, metrics, fits)
         after = [scope.get_current_value(variable) for variable in states]
         moved = [None if new is old else new for new, old in zip(after, before)]
         outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
@@ -323,13 +329,13 @@ class Program:
         return _keras.scope_with([*pairs, *zip(self.metrics, metrics)])
 
     def _loss(
-        self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values
+        self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values, of_examples: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The last module's share of the training loss, and the loss of each example, if it is needed."""
-        sample_weight = _copied(batch.sample_weight) if self._common.fits_losses else batch.sample_weight
+        sample_weight = _copied(batch.sample_weight) if of_examples else batch.sample_weight
         with _keras.adding(self.head, losses):
             loss = _keras.compute_loss(self.head, batch.x, batch.y, y_pred, sample_weight)
-        if not self._common.fits_losses:
+        if not of_examples:
             return loss, None
         constant = keras.tree.map_structure(lambda y: _keras.copy_mask(y, ops.stop_gradient(y)), y_pred)
         ones = taught.weights_of_examples(self.head, batch.y, batch.sample_weight, constant)

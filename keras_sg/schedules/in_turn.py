@@ -65,8 +65,8 @@ class InTurn(ByWorkers):
     ```
 
     References:
-        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2 (update unlocking), section 3.1
-        (updates at random).
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2 (update unlocking), and its
+        experiments with updates at random.
     """
 
     name = "in_turn"
@@ -84,10 +84,12 @@ class InTurn(ByWorkers):
                 f"seed={seed!r} (of type {type(seed).__name__})."
             )
         self.module_update, self.seed = float(module_update), seed
+        if module_update < 1:
+            self.name = f"in_turn, module_update={module_update}"
 
     def check(self, model: keras.Model) -> None:
         if self.module_update < 1:
-            super().check(model)
+            return super().check(model)
         check_modules(model, RECEIVED)
         part(model)
 

@@ -98,7 +98,7 @@ class ModuleWorker:
             for at, taught in enumerate(program.taught)
             for rest in (False, True)
         }
-        self._pass_on = compiled(functools.partial(program.pass_on), model)
+        self._pass_on = compiled(program.pass_on, model)
         self._measure = compiled(self._measured, model)
         self._local = [at for at, interface in enumerate(program.module.interfaces) if interface.local]
 
@@ -230,7 +230,7 @@ class ModuleWorker:
         held = {
             id(variable)  # statistics and seeds of a synthesizer that rests stay as they are
             for interface in program.module.interfaces
-            if _rests(interface, feed)
+            if _rests(interface, feed) or not (interface.local or feed.taught)
             for variable in interface.synthesizer.non_trainable_variables
         }
         moved = [None if id(v) in held else new for v, new in zip(program.fixed, ran.fixed)]
