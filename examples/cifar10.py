@@ -1,13 +1,19 @@
-"""CIFAR-10 with synthetic gradients: r2rt's convolutional experiment, trained in seven ways.
+"""CIFAR-10 with synthetic gradients: r2rt's convolutional experiment and a deeper one, trained in seven ways.
 
     python -m examples.cifar10 --arm all
     python -m examples.cifar10 --arm sg --iterations 1950
+    python -m examples.cifar10 --network deep --arm critic-sobolev
     python -m examples.cifar10 --data cifar10.npz
     python -m examples.cifar10 --plot runs/cifar10
 
-The network is two blocks of a 5 x 5 convolution to 128 channels, BatchNormalization, ReLU and
-pooling, and a Dense read-out; two interfaces, behind the blocks, cut it into three modules. The
-arms differ in nothing but what stands at the interfaces:
+There are two networks, with an interface behind every block but the last:
+
+    r2rt    two blocks of a 5 x 5 convolution to 128 channels, BatchNormalization, ReLU and pooling, and a
+            Dense read-out; two interfaces
+    deep    four blocks of two 3 x 3 convolutions, each with BatchNormalization and ReLU, to 16, 32, 64 and
+            64 channels, with pooling behind each block, and a Dense read-out; three interfaces
+
+The arms differ in nothing but what stands at the interfaces:
 
     backprop         nothing
     no-backprop      nothing, and only the last layer learns
@@ -24,43 +30,113 @@ Writes results.json (after every epoch) and accuracy.png into --output. A run th
 goes on after its last whole epoch when the same command is given again.
 """
 
+import argparse
+import json
+
 import keras
 
 import keras_sg
-from examples import images, runs
+from examples import data, images, runs
+from keras_sg.synthesizers import Conv, Critic
 
+# From a module, the recipe of what predicts behind it and the arguments of an interface to the two in one.
 INTERFACES = {
-    "backprop": lambda module, **_: module,
-    "no-backprop": lambda module, **_: module,
-    "sg": lambda module, **options: keras_sg.SyntheticGradient(module, "conv", **options),
-    "sg-conditional": lambda module, **options: keras_sg.SyntheticGradient(
-        module, "conv", num_classes=10, **options
+    "backprop": lambda module, *_, **__: module,
+    "no-backprop": lambda module, *_, **__: module,
+    "sg": lambda module, recipe, **options: keras_sg.SyntheticGradient(module, recipe, **options),
+    "sg-conditional": lambda module, recipe, **options: keras_sg.SyntheticGradient(
+        module, recipe, num_classes=data.CLASSES, **options
     ),
-    "critic": lambda module, **options: keras_sg.SyntheticLoss(module, "critic", num_classes=10, **options),
-    "critic-sobolev": lambda module, **options: keras_sg.SyntheticLoss(
-        module, "critic", num_classes=10, sobolev=True, **options
+    "critic": lambda module, recipe, **options: keras_sg.SyntheticLoss(
+        module, recipe, num_classes=data.CLASSES, **options
     ),
-    "local": lambda module, **_: keras_sg.LocalLoss(module, "critic", num_classes=10),
+    "critic-sobolev": lambda module, recipe, **options: keras_sg.SyntheticLoss(
+        module, recipe, num_classes=data.CLASSES, sobolev=True, **options
+    ),
+    "local": lambda module, recipe, **_: keras_sg.LocalLoss(module, recipe, num_classes=data.CLASSES),
 }
+
+
+def r2rt(filters):
+    """The modules that end at an interface, and the layers above them, below the read-out."""
+    cut = [images.convolution(filters, f"block{number}", first=number == 1) for number in (1, 2)]
+    return cut, keras.layers.Flatten()
+
+
+def deep(filters):
+    """As `r2rt`: four blocks of two convolutions, of which the last ends at no interface."""
+    pools = [keras.layers.MaxPooling2D() for _ in range(3)] + [keras.layers.GlobalAveragePooling2D()]
+    widths = (filters, 2 * filters, 4 * filters, 4 * filters)
+    blocks = [
+        images.block(width, pool, f"block{number}")
+        for number, (width, pool) in enumerate(zip(widths, pools, strict=True), start=1)
+    ]
+    return blocks[:-1], blocks[-1]
+
+
+NETWORKS, FILTERS = {"r2rt": r2rt, "deep": deep}, {"r2rt": 128, "deep": 16}
+
+
+def arguments(text):
+    """An `argparse` type: a JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(
+            f"expected a JSON object, such as '{{\"kernel_size\": 3}}', received {text}"
+        )
+    return found
+
+
 PARSER = images.parser("cifar10", __doc__, INTERFACES)
-PARSER.add_argument("--filters", type=runs.positive, default=128, help="channels of the two blocks")
+PARSER.add_argument("--network", choices=NETWORKS, default="r2rt")
+PARSER.add_argument(
+    "--filters",
+    type=runs.positive,
+    help="channels of r2rt's two blocks (by default 128), or of the first of the deep network's (16)",
+)
+PARSER.add_argument(
+    "--synthesizer",
+    type=arguments,
+    default={},
+    metavar="JSON",
+    help="arguments of what predicts, in the arms sg* of keras_sg.synthesizers.Conv, else of Critic",
+)
+
+
+def recipe(arm, args):
+    """The recipe of what predicts in an arm."""
+    kind = Conv if arm.startswith("sg") else Critic
+    try:
+        return kind(**args.synthesizer)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(
+            f"--synthesizer must have arguments of keras_sg.synthesizers.{kind.__name__} for arm {arm!r}. "
+            f"Received: {json.dumps(args.synthesizer)}; {error}"
+        ) from error
 
 
 def build(arm, args=None):
     """The network of one arm, compiled; with the default arguments, r2rt's."""
     args = args or PARSER.parse_args([])
+    cut, above = NETWORKS[args.network](args.filters or FILTERS[args.network])
     inputs = hidden = keras.Input((32, 32, 3))
-    for name in ("block1", "block2"):
-        module = images.convolution(args.filters, name, first=name == "block1")
-        hidden = INTERFACES[arm](module, **images.options(args))(hidden)
-    logits = keras.layers.Dense(10, name="logits", dtype="float32")(keras.layers.Flatten()(hidden))
+    for module in cut:
+        hidden = INTERFACES[arm](module, recipe(arm, args), **images.options(args))(hidden)
+    logits = keras.layers.Dense(data.CLASSES, name="logits", dtype="float32")(above(hidden))
     model = keras_sg.DecoupledModel(inputs, logits)
     return images.compile(model, arm, args)
 
 
 def main(argv=None):
     args = PARSER.parse_args(argv)
-    title = f"CIFAR-10, two convolutional blocks of {args.filters}"
+    args.filters = args.filters or FILTERS[args.network]
+    for arm in INTERFACES if args.arm == "all" else [args.arm]:
+        recipe(arm, args)  # What it refuses, it refuses before anything is trained.
+    blocks = {"r2rt": "two convolutional blocks of", "deep": "eight convolutions, the first of"}
+    title = f"CIFAR-10, {blocks[args.network]} {args.filters}"
     images.main(args, "cifar10", (32, 32, 3), INTERFACES, build, title, zoom=0.2)
 
 

@@ -96,6 +96,15 @@ def read(path, shape, option="--data"):
     return splits
 
 
+def held_out(splits):
+    """Training and validation split: five sixths and a sixth of the training split. Not of the test split."""
+    train, _ = splits
+    order = np.random.default_rng(0).permutation(len(train["label"]))
+    parts = np.split(order, [len(order) // 6])
+    validation, rest = ({key: values[part] for key, values in train.items()} for part in parts)
+    return rest, validation
+
+
 def digest(path):
     """What tells the content of a file from another's, whatever its name."""
     with open(path, "rb") as file:

@@ -55,6 +55,11 @@ def parser(name, description, arms):
     )
     parser.add_argument("--dtype-policy", default="float32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="train on five sixths of the training images, and measure on the other sixth of them",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data-dir", help="where TFDS keeps its data (default: ~/tensorflow_datasets)")
     source.add_argument(
@@ -92,6 +97,8 @@ def main(args, dataset, shape, arms, build, title, zoom=0.05):
     runs.Results(args.output)
     keras.config.set_dtype_policy(args.dtype_policy)
     splits = data.read(args.data, shape) if args.data else data.fetch(dataset, args.data_dir)
+    if args.validation:
+        splits = data.held_out(splits)
     for arm in arms if args.arm == "all" else [args.arm]:
         train(arm, args, splits, shape, build)
     print("\n" + runs.table(args.output))
@@ -159,6 +166,18 @@ def convolution(filters, name, first):
         pool(3, 3),
     ]
     return keras.Sequential(layers, name=name)
+
+
+def block(filters, pool, name):
+    """A module: twice a 3 x 3 convolution, BatchNormalization and ReLU; then a pooling layer."""
+    layers = []
+    for _ in range(2):
+        layers += [
+            keras.layers.Conv2D(filters, 3, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        ]
+    return keras.Sequential([*layers, pool], name=name)
 
 
 def speed():

@@ -201,15 +201,6 @@ def build(cell, args):
     return images.compile(model, cell.arm, args, **(images.speed() if cell.network == "fcn" else {}))
 
 
-def held_out(splits):
-    """Training and validation split: five sixths and a sixth of the training split. Not of the test split."""
-    train, _ = splits
-    order = np.random.default_rng(0).permutation(len(train["label"]))
-    parts = np.split(order, [len(order) // 6])
-    validation, rest = ({key: values[part] for key, values in train.items()} for part in parts)
-    return rest, validation
-
-
 def settings_of(cell, args, count):
     """What the result of a cell depends on, beside the data.
 
@@ -232,7 +223,7 @@ def train(cell, args, deadline):
     shape = SHAPES[cell.data, cell.network]
     splits = data.read(args.npz, shape, "--npz") if args.npz else data.fetch(cell.data, args.data_dir)
     if args.validation:
-        splits = held_out(splits)
+        splits = data.held_out(splits)
     settings = settings_of(cell, args, len(splits[0]["label"]))
     # `images.train` knows one file as data and no other name of an arm.
     options = settings | {"arm": cell.name, "data": args.npz, "warm_up": 0}

@@ -107,6 +107,20 @@ def test_settings_know_the_content_of_a_file(tmp_path):
     assert "data" not in settings()
 
 
+def test_validation_images_are_training_images(data):
+    """A sixth of them; no test image is in either part, and no image in both."""
+    train = {"image": np.arange(60).reshape(60, 1), "label": np.arange(60) % 10}
+    test = {"image": np.arange(100, 120).reshape(20, 1), "label": np.arange(20) % 10}
+    rest, validation = data.held_out([train, test])
+    parts = [set(part["image"].ravel().tolist()) for part in (rest, validation)]
+    assert list(map(len, parts)) == [50, 10]
+    assert parts[0] | parts[1] == set(range(60)) and not parts[0] & parts[1]
+    for part in (rest, validation):
+        np.testing.assert_array_equal(part["image"].ravel() % 10, part["label"])
+    again = data.held_out([train, test])
+    np.testing.assert_array_equal(again[1]["image"], validation["image"])
+
+
 def test_the_batches_of_an_epoch(data):
     x = np.arange(11, dtype="uint8").repeat(4).reshape(11, 2, 2)
     split = {"image": x, "label": np.arange(11)}

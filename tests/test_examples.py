@@ -223,10 +223,12 @@ def cifar10(monkeypatch):
     return importlib.import_module("examples.cifar10")
 
 
-def train_cifar10(cifar10, folder, arm, policy):
+SMALL = ["--filters", "4", "--batch-size", "8", "--iterations", "2"]
+
+
+def train_cifar10(cifar10, folder, arm, policy, *options):
     """Train on real CIFAR-10, forty pictures of it; the names of the arms in the results."""
-    small = ["--filters", "4", "--batch-size", "8", "--iterations", "2", "--dtype-policy", policy]
-    cifar10.main(["--arm", arm, *small, "--output", str(folder)])
+    cifar10.main(["--arm", arm, *SMALL, "--dtype-policy", policy, *options, "--output", str(folder)])
     found = records(folder)
     for record in found.values():
         assert len(record["test_accuracy"]) == 1 and record["settings"]["dtype_policy"] == policy
@@ -241,6 +243,46 @@ def test_cifar10_every_arm(cifar10, tmp_path, eager):
 
 def test_cifar10_in_bfloat16(cifar10, tmp_path):
     assert train_cifar10(cifar10, tmp_path, "critic-sobolev", "mixed_bfloat16") == ["critic-sobolev"]
+
+
+def test_cifar10_deep_every_arm(cifar10, tmp_path, eager):
+    """Measured on training pictures; what was trained is not taken for another network's."""
+    deep = ["--network", "deep", "--validation"]
+    assert train_cifar10(cifar10, tmp_path, "all", "float32", *deep) == list(cifar10.INTERFACES)
+    command = ["--arm", "sg", *SMALL, "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"network='deep' there, 'r2rt' now; validation=True there, False"):
+        cifar10.main(command)
+    with pytest.raises(SystemExit, match="filters=4 there, 5 now"):
+        cifar10.main([*command, *deep, "--filters", "5"])
+
+
+def test_cifar10_deep():
+    """Eight convolutions to 16, 32, 64 and 64 channels, and three interfaces; parameters by hand."""
+    module = importlib.import_module("examples.cifar10")
+    model = module.build("local", module.PARSER.parse_args(["--network", "deep"]))
+    shapes = [tuple(cut.output.shape[1:]) for cut in model.interfaces]
+    assert shapes == [(16, 16, 16), (8, 8, 32), (4, 4, 64)]
+    weights = 9 * (3 * 16 + 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 3 * 64 * 64)
+    weights += 3 * 2 * (16 + 32 + 64 + 64) + 64 * 10 + 10  # offset of the convolution, scale and offset
+    plain = keras_sg.strip(model)
+    assert sum(int(np.prod(variable.shape)) for variable in plain.trainable_variables) == weights
+
+
+def test_cifar10_synthesizers(tmp_path, capsys):
+    """Their arguments reach them; what they do not know is said before anything is trained."""
+    module = importlib.import_module("examples.cifar10")
+    args = module.PARSER.parse_args(["--synthesizer", '{"kernel_size": 3, "batch_normalization": false}'])
+    (first, _) = module.build("sg", args).interfaces
+    kinds = [type(layer).__name__ for layer in first.synthesizer.layers]
+    assert kinds == ["Conv2D", "ReLU", "Conv2D", "ReLU", "Conv2D"]
+    assert {layer.kernel_size for layer in first.synthesizer.layers[::2]} == {(3, 3)}
+    output = ["--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"synthesizers\.Conv for arm 'sg'.*\{\"widths\": 3\}.*unexpected"):
+        module.main(["--arm", "sg", "--synthesizer", '{"widths": 3}', *output])
+    with pytest.raises(SystemExit):
+        module.main(["--synthesizer", "3", *output])
+    assert """expected a JSON object, such as '{"kernel_size": 3}', received 3""" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_batch_larger_than_the_data(monkeypatch, tmp_path):

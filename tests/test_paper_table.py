@@ -125,20 +125,6 @@ def test_rates_of_the_paper(paper):
         assert float(optimizer.learning_rate) == pytest.approx(rate)
 
 
-def test_validation_images_are_training_images(paper):
-    """A sixth of them; no test image is in either part, and no image in both."""
-    train = {"image": np.arange(60).reshape(60, 1), "label": np.arange(60) % 10}
-    test = {"image": np.arange(100, 120).reshape(20, 1), "label": np.arange(20) % 10}
-    rest, validation = paper.held_out([train, test])
-    parts = [set(part["image"].ravel().tolist()) for part in (rest, validation)]
-    assert list(map(len, parts)) == [50, 10]
-    assert parts[0] | parts[1] == set(range(60)) and not parts[0] & parts[1]
-    for part in (rest, validation):
-        np.testing.assert_array_equal(part["image"].ravel() % 10, part["label"])
-    again = paper.held_out([train, test])
-    np.testing.assert_array_equal(again[1]["image"], validation["image"])
-
-
 def test_cells_are_run_once(paper, few, capsys, eager):
     """Two seeds, then the same again; a table in the paper's form."""
     command, output = few
