@@ -207,7 +207,7 @@ def compile(model, arm, args, **kwargs):
         synthesizer = adam(args.synthesizer_learning_rate, args)
         optimizer = keras_sg.decoupled_optimizer(optimizer, synthesizer)
     if model.interfaces:
-        kwargs["schedule"] = SCHEDULES[getattr(args, "schedule", "together")]()
+        kwargs.setdefault("schedule", SCHEDULES[getattr(args, "schedule", "together")]())
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

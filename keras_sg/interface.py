@@ -14,6 +14,7 @@ from keras import ops
 from keras_sg import _keras, gradients, label_sources, labels, owners, synthesizers, weights
 from keras_sg.graph import is_graph
 from keras_sg.step import Step
+from keras_sg.synthetic_input import SyntheticInput
 from keras_sg.types import Config, Nested, Shape, Tensor
 from keras_sg.version import __version__, check_readable
 from keras_sg.weights import Weight
@@ -39,6 +40,8 @@ class Interface(keras.layers.Wrapper):
         layer: the wrapped layer or model.
         synthesizer: the layer that predicts. A recipe becomes a layer when the interface is
             built; until then this is None.
+        synthetic_input: the `keras_sg.synthetic_input.SyntheticInput` that predicts the interface from the
+            network's input, on which the module above trains; None where that trains on the interface.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
         between_layers: whether it is between a module and the next, so that it is of no use as an output of
             a model, and one batch is enough to tell the true gradient at it.
@@ -60,6 +63,7 @@ class Interface(keras.layers.Wrapper):
         mix: float = 1.0,
         update_period: int = 1,
         labels_from: label_sources.Source | None = None,
+        synthetic_input: synthesizers.InputIdentifier | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(layer, keras.Layer):
@@ -85,12 +89,14 @@ class Interface(keras.layers.Wrapper):
         self.loss: str | gradients.Regression = loss
         self.update_period = _check_period(update_period)
         self.synthesizer: keras.Layer = None
+        self.synthetic_input = self._make_synthetic_input(synthetic_input)
         self._trainable_parts: tuple[bool, ...] | None = None  # what to restore of the synthesizer
         if not kwargs.get("trainable", True):
             self.trainable = False
         self.supports_masking = True
         self._initial_mix = gradients.check_mix(mix)
         self._mix: _keras.Knob | None = None
+        self._shape: Shape = ()
         self._warned = False
         self._mix_read = ""  # as a constant, where
         self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
@@ -108,6 +114,11 @@ class Interface(keras.layers.Wrapper):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self.layer.trainable = value
+
+    @property
+    def predictors(self) -> list[keras.Layer]:
+        """What learns at the interface: the synthesizer, and what predicts the interface, if that is."""
+        return [part for part in (self.synthesizer, self.synthetic_input) if part is not None]
 
     @property
     def fits_gradient(self) -> bool:
@@ -191,7 +202,7 @@ class Interface(keras.layers.Wrapper):
         super().build_from_config(config)
 
     def build(self, input_shape: Nested) -> None:
-        shape = self._interface_shape(input_shape)
+        shape = self._shape = self._interface_shape(input_shape)
         if self.label is not None:
             self.label = self.label.at(weights.positions_of(shape, self.feature_axis))
         policy = keras.config.dtype_policy()
@@ -207,6 +218,11 @@ class Interface(keras.layers.Wrapper):
         for part, trainable in zip(_parts(self.synthesizer), self._trainable_parts or ()):
             part.trainable = trainable
         self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
+
+    def predict_from(self, model: keras.Model) -> None:
+        """Build what predicts the interface from a model's input, if that is to be; see `SyntheticInput`."""
+        if self.synthetic_input is not None:
+            self.synthetic_input.enter(model, self._shape)
 
     @property
     def _label_apart(self) -> bool:
@@ -294,8 +310,9 @@ class Interface(keras.layers.Wrapper):
         h = self.layer(inputs, *args, **kwargs)
         if not training:
             return self._idle(h)
-        forward_only = decoupled_step is not None and decoupled_step.forward_only
-        return h if forward_only else self.meet(h, decoupled_step)
+        if decoupled_step is not None and decoupled_step.forward_only:
+            return self._hand_up(h, h, None, decoupled_step)
+        return self.meet(h, decoupled_step)
 
     @abc.abstractmethod
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
@@ -413,7 +430,26 @@ class Interface(keras.layers.Wrapper):
             exchanged, anchor = step.tap(exchanged), step.tap(anchor)
             step.add_gradient(self, exchanged, anchor, synthetic, factor, weight)
         self.add_loss(anchor)
-        return _keras.copy_mask(h, exchanged)
+        return self._hand_up(h, _keras.copy_mask(h, exchanged), weight, step)
+
+    def _hand_up(self, h: Tensor, exchanged: Tensor, weight: Weight | None, step: Step | None) -> Tensor:
+        """What enters the module above: `exchanged`, or what is predicted of it from the network's input.
+
+        What arrives at the prediction on the way back arrives at `exchanged`, and at nothing that predicts.
+        """
+        if self.synthetic_input is None:
+            return exchanged
+        if step is None:
+            raise ValueError(
+                f"Interface {self.name!r} hands a prediction from the network's input to the module above "
+                "(synthetic_input), and that input it only has from the training step of a "
+                f"keras_sg.DecoupledModel. {WAYS_OUT} Received: a training call without a training step."
+            )
+        predicted = step.matching(self.synthetic_input(step.inputs), h, self.name, "inputs")
+        step.add_input(self, predicted, ops.stop_gradient(h), weight)
+        entering = ops.cast(ops.stop_gradient(predicted), exchanged.dtype)
+        entering += exchanged - ops.stop_gradient(exchanged)
+        return _keras.copy_mask(h, entering)
 
     def _mix_of(self, step: Step | None) -> float | Tensor:
         """`mix` in a training step: a constant until it is moved, a tensor from then on."""
@@ -433,6 +469,7 @@ class Interface(keras.layers.Wrapper):
         return {
             **super().get_config(),
             **({} if source is None else {"labels_from": label_sources.serialize(source)}),
+            **self._serialized_input(),
             "keras_sg_version": __version__,
             "synthesizer": self._serialized_synthesizer(),
             "synthesizer_trainable": parts and list(parts),
@@ -455,15 +492,40 @@ class Interface(keras.layers.Wrapper):
         interface._trainable_parts = None if parts is None else tuple(parts)
         return interface
 
-    def _serialized_synthesizer(self) -> Any:
-        try:
-            return synthesizers.serialize(self._recipe)
-        except (NotImplementedError, TypeError, ValueError) as error:
-            source = getattr(self._recipe, "layer", self._recipe)  # a layer that stands for itself
+    def _make_synthetic_input(self, identifier: Any) -> SyntheticInput | None:
+        if identifier is None:
+            return None
+        if not self.between_layers:
             raise ValueError(
-                f"The synthesizer of interface {self.name!r} cannot be written to a file. Give its class a "
+                f"Interface {self.name!r} (of type {type(self).__name__}) lies between windows of time: "
+                f"no module above waits. Leave synthetic_input out. Received: synthetic_input={identifier!r}."
+            )
+        if self.update_period > 1:
+            raise ValueError(
+                f"What predicts interface {self.name!r} from the network's input learns in every step, its "
+                f"synthesizer in one of {self.update_period}. Use synthetic_input without update_period. "
+                f"Received: synthetic_input={identifier!r}, update_period={self.update_period}."
+            )
+        recipe = synthesizers.get_input(identifier)
+        return SyntheticInput(recipe, name=f"{self.name}_synthetic_input", dtype=self.dtype_policy)
+
+    def _serialized_input(self) -> Config:
+        if self.synthetic_input is None:
+            return {}
+        return {"synthetic_input": self._serialized(self.synthetic_input.recipe, "synthetic_input")}
+
+    def _serialized_synthesizer(self) -> Any:
+        return self._serialized(self._recipe, "synthesizer")
+
+    def _serialized(self, recipe: Any, role: str) -> Any:
+        try:
+            return synthesizers.serialize(recipe)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            source = getattr(recipe, "layer", recipe)  # a layer that stands for itself
+            raise ValueError(
+                f"The {role} of interface {self.name!r} cannot be written to a file. Give its class a "
                 "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: a "
-                f"synthesizer of type {type(source).__name__} ({self.synthesizer!r})."
+                f"{role} of type {type(source).__name__} ({source!r})."
             ) from error
 
 

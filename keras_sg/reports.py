@@ -2,6 +2,7 @@
 
     sg_loss     the regression loss
     sg_cosine   the cosine between predicted gradients and targets, of the whole batch
+    input_loss  of what predicts the interface from the network's input, its regression loss
 
 Each over all interfaces and, under the interface's own name, of each. What does not count (weight 0, a mask
 that is False) is in none of them.
@@ -14,6 +15,7 @@ from keras import ops
 
 from keras_sg.interface import Interface
 from keras_sg.step import Lesson
+from keras_sg.synthetic_input import SyntheticInput
 from keras_sg.types import Tensor
 
 Metrics = dict[str, keras.metrics.Mean]
@@ -24,12 +26,14 @@ Values = list[tuple[str, Tensor, Tensor | None]]
 class Measure(NamedTuple):
     """What a lesson is worth: `loss` and `cosine` (None of predicted losses), and how many examples count.
 
-    All are scalars; `examples` is None where all of the batch count.
+    All are scalars; `examples` is None where all of the batch count. Of an interface that is predicted
+    from the network's input, `input` is the loss, and both others are None.
     """
 
-    loss: Tensor
+    loss: Tensor | None
     cosine: Tensor | None
     examples: Tensor | None
+    input: Tensor | None = None
 
 
 Measures = list[tuple[str, Measure]]  # with the key of the lesson's interface, see `keys_of`
@@ -46,14 +50,17 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def keys_of(interfaces: list[Interface]) -> dict[int, str]:
-    """What the metrics of each interface begin with, by its id: its name, numbered where several share it."""
+    """What the metrics of each interface begin with, by its id: its name, numbered where several share it.
+
+    What predicts an interface from the network's input has the interface's.
+    """
     keys: dict[int, str] = {}
     for interface in interfaces:
         key, number = interface.name, 0
         while key in keys.values():
             number += 1
             key = f"{interface.name}_{number}"
-        keys[id(interface)] = key
+        keys[id(interface)] = keys[id(interface.synthetic_input or interface)] = key
     return keys
 
 
@@ -61,14 +68,19 @@ def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) ->
     """The metrics of a model with these interfaces, by name: of all together and, if `each`, of each."""
     gradients_only = [interface for interface in interfaces if interface.fits_gradient]
     names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
+    predicted = [interface for interface in interfaces if interface.synthetic_input is not None]
+    names += ["input_loss"] if predicted else []
     if len(interfaces) > 1 and each:
         names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
         names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
+        names += [f"{keys[id(interface)]}_input_loss" for interface in predicted]
     return {name: keras.metrics.Mean(name=name) for name in names}
 
 
 def measure(lesson: Lesson) -> Measure:
     """What there is to report of a lesson, in the dtype of reports."""
+    if isinstance(lesson.interface, SyntheticInput):
+        return Measure(None, None, lesson.examples, _float(lesson.loss))
     met = None
     if len(lesson.target.shape) > 1:
         met = _float(cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target))
@@ -86,13 +98,19 @@ def update(metrics: Metrics, measures: Measures, batch: Tensor, finite: bool) ->
     """
     losses: dict[str, tuple[Tensor, Tensor | None]] = {}
     cosines: Values = []
+    inputs: Values = []
     for key, found in measures:
+        if found.input is not None:
+            inputs.append((key, found.input, found.examples))
+        if found.loss is None:
+            continue
         before = losses[key][0] if key in losses else 0.0
         losses[key] = (before + found.loss, found.examples)
         if found.cosine is not None:
             cosines.append((key, found.cosine, found.examples))
     _report(metrics, "sg_loss", [(key, *values) for key, values in losses.items()], batch, finite)
     _report(metrics, "sg_cosine", cosines, batch, finite)
+    _report(metrics, "input_loss", inputs, batch, finite)
 
 
 def _report(metrics: Metrics, what: str, found: Values, batch: Tensor, finite: bool) -> None:

@@ -8,6 +8,7 @@ way out the trainer pairs the predictions with their targets.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from keras_sg import gradients
@@ -43,6 +44,18 @@ class LossPrediction(NamedTuple):
     weight: Weight | None
 
 
+class InputPrediction(NamedTuple):
+    """What an interface leaves in a step where the module above trains on a prediction of it.
+
+    `predicted`, from the network's input, and `h`, `(batch, ..., features)`, through which no gradient goes.
+    """
+
+    interface: Any
+    predicted: Tensor
+    h: Tensor
+    weight: Weight | None
+
+
 class Lesson(NamedTuple):
     """What a synthesizer predicted and what it should have, in units per example.
 
@@ -61,9 +74,9 @@ class Lesson(NamedTuple):
 
     @property
     def loss(self) -> Tensor:
-        """The regression loss, a scalar in the dtype of the target."""
+        """The regression loss, a scalar in `floatx`, as Keras's losses are."""
         loss = gradients.regression(self.prediction, self.target, self.interface.loss, self.counts)
-        return ops.cast(self.factor, loss.dtype) * loss
+        return ops.cast(ops.cast(self.factor, loss.dtype) * loss, keras.config.floatx())
 
     @property
     def signal(self) -> Tensor:
@@ -81,7 +94,8 @@ class Step:
         sparse: the step's `keras_sg.trainers.sparse.SparseUpdates`, or None where every synthesizer
             learns, or none does.
         observed: whether interfaces only predict, and let the true gradient pass.
-        forward_only: whether there is no way back, and interfaces do nothing.
+        forward_only: whether there is no way back, and interfaces exchange nothing.
+        inputs: the network's input, a tensor, for interfaces that are predicted from it; else None.
         ignored: classes among the labels that stand for "no label".
         weights: list of the `keras_sg.weights.OutputWeight` of the model's outputs; empty where all
             examples count once.
@@ -90,6 +104,7 @@ class Step:
     Attributes:
         gradients: list of `GradientPrediction`, in the order in which the interfaces were met.
         losses: list of `LossPrediction`, likewise.
+        entering: list of `InputPrediction`, likewise.
     """
 
     def __init__(
@@ -101,6 +116,7 @@ class Step:
         weights: Sequence[OutputWeight] = (),
         reached: Mapping[int, Sequence[int]] | None = None,
         forward_only: bool = False,
+        inputs: Tensor | None = None,
     ) -> None:
         self.labels, self.ignored = labels, ignored
         self.weights, self._reached = weights, reached or {}
@@ -108,6 +124,8 @@ class Step:
         self.observed, self.forward_only = observed, forward_only
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
+        self.inputs = inputs
+        self.entering: list[InputPrediction] = []
 
     @property
     def fits_loss(self) -> bool:
@@ -154,6 +172,10 @@ class Step:
     def add_loss(self, *prediction: Any) -> None:
         """Take the fields of a `LossPrediction`."""
         self.losses.append(LossPrediction(*prediction))
+
+    def add_input(self, *prediction: Any) -> None:
+        """Take the fields of an `InputPrediction`."""
+        self.entering.append(InputPrediction(*prediction))
 
 
 def folded(name: str, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Modules side by side, in NumPy and float64: targets that come late, with no autodiff and no promises.
+"""Modules side by side, and updated at random, in NumPy and float64, with no autodiff and no promises.
 
 Who has what is a dictionary of what each module wrote for which batch, and in which tick. Module `k` runs
 batch `b` in tick `b + k T`, and its synthesizer learns from the target of batch `b` in tick `b + (k + 2) T`;
@@ -73,15 +73,26 @@ class Delayed:
                 if 0 <= b < len(batches):
                     taken = batches[b][0] if k == 0 else above[k - 1, b]
                     h, target, gradients = self._run(k, taken, batches[b])
-                    above[k, b], below[k - 1, b], kept[k, b] = h, target, h
+                    above[k, b], below[k - 1, b], kept[k, b] = self._enters(k, h, batches[b]), target, h
                     updates.append((self._modules[k], gradients))
                 b = tick - (k + 2) * travel
                 if k < last and 0 <= b < len(batches) and (self._steps + b) % self._period == 0:
-                    gradients = self._learn(k, kept[k, b], below[k, b], batches[b])
-                    updates.append((self._synthesizers[k], gradients))
+                    updates += self._lessons(k, kept[k, b], below[k, b], batches[b])
             for owner, gradients in updates:
                 owner.update(gradients)
         self._steps += len(batches)
+
+    def _enters(self, k, h, batch):
+        """What enters the module above."""
+        return h
+
+    def _lessons(self, k, h, target, batch):
+        """What learns at an interface, and the gradients of its weights."""
+        return [(self._synthesizers[k], self._learn(k, h, target, batch))]
+
+    @property
+    def _taught(self):
+        return self._synthesizers
 
     def _seen(self, h, batch):
         return h if batch[2] is None else np.concatenate([h, batch[2]], axis=1)
@@ -107,3 +118,29 @@ class Delayed:
         error = weight * 2 * (weight * (seen @ kernel + bias) - target)
         error /= np.count_nonzero(weight) * h.shape[1]
         return [seen.T @ error, error.sum(axis=0)]
+
+
+class AtRandom(Delayed):
+    """Every module takes a batch in the same step; those that rest only pass it on."""
+
+    def train(self, batches, descending):
+        """`descending(steps, modules)` says which do not; `batches` as for `epoch`."""
+        for batch in batches:
+            descends = descending(self._steps, len(self._modules))
+            learns = self._steps % self._period == 0
+            taken, kept, found = batch[0], None, []
+            for k, module in enumerate(self._modules):
+                h, target, gradients = self._run(k, taken, batch)
+                if descends[k]:
+                    found.append((module, gradients))
+                    if k and learns:
+                        found += self._lessons(k - 1, kept, target, batch)
+                if k < len(self._modules) - 1:
+                    taken, kept = self._enters(k, h, batch), h
+            updated = [id(owner) for owner, _ in found]
+            for owner, gradients in found:
+                owner.update(gradients)
+            for owner in self._modules + (self._taught if learns else []):
+                if id(owner) not in updated and isinstance(owner, Adam):
+                    owner.steps += 1  # the optimizer counts every step
+            self._steps += 1

@@ -277,7 +277,9 @@ def test_cifar10_synthesizers(tmp_path, capsys):
     assert kinds == ["Conv2D", "ReLU", "Conv2D", "ReLU", "Conv2D"]
     assert {layer.kernel_size for layer in first.synthesizer.layers[::2]} == {(3, 3)}
     output = ["--output", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match=r"synthesizers\.Conv for arm 'sg'.*\{\"widths\": 3\}.*unexpected"):
+    with pytest.raises(
+        SystemExit, match=r"must have arguments of keras_sg\.synthesizers\.Conv for arm 'sg'.*unexpected"
+    ):
         module.main(["--arm", "sg", "--synthesizer", '{"widths": 3}', *output])
     with pytest.raises(SystemExit):
         module.main(["--synthesizer", "3", *output])
@@ -312,6 +314,29 @@ def test_a_schedule(few_mnist, tmp_path, eager):
         found.append(records(folder)["sg-linear"])
     for key in ("train_accuracy", "test_accuracy"):
         assert found[0][key] == pytest.approx(found[1][key], rel=1e-4), key
+
+
+def test_unlocked(few_mnist, tmp_path, eager):
+    module = importlib.import_module("examples.unlocked")
+    folder = tmp_path / "out"
+    options = ["--iterations", "6", "--batch-size", "100", "--layers", "3", "--output", str(folder)]
+    module.main(options)
+    results = records(folder)
+    assert list(results) == list(module.ARMS) == ["p=1", "p=0.5", "p=0.2", "p=0.1", "p=0.05", "complete"]
+    losses = {arm: record["test_loss"] for arm, record in results.items()}
+    assert losses["p=1"] != losses["complete"] != losses["p=0.05"] != losses["p=1"]
+    assert all(record["settings"]["synthetic_input_width"] == 256 for record in results.values())
+    assert (folder / "accuracy.png").exists()
+    for arm, p in module.UPDATES.items():
+        schedule = module.build(arm).schedule
+        assert getattr(schedule, "module_update", 1) == p
+    assert [cut.synthetic_input.recipe.widths for cut in module.build("complete").interfaces] == [[256]] * 3
+    for wrong, said in (
+        (["--schedule", "in_turn"], "Which schedule trains it is part of an arm"),
+        (["--layers", "1"], "A network to cut has two layers at least"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            module.main([*options, *wrong])
 
 
 def test_sparse_updates(few_mnist, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from delayed import Adam, Delayed, Descent
+from delayed import Adam, AtRandom, Descent
 from models import CLASSES, FEATURES, assert_same, mlp, weights_of
 from test_side_by_side import BATCH, EXAMPLES, data, optimizers
 
@@ -13,30 +13,6 @@ from keras_sg.schedules import InTurn
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 TORCH = keras.backend.backend() == "torch"
 STEPS = EXAMPLES // BATCH
-
-
-class AtRandom(Delayed):
-    """The oracle: every module takes the batch in the same step; those that rest only pass it on."""
-
-    def train(self, batches, descending):
-        for batch in batches:
-            descends = descending(self._steps, len(self._modules))
-            taken, found = batch[0], []
-            for k, module in enumerate(self._modules):
-                h, target, gradients = self._run(k, taken, batch)
-                if descends[k]:
-                    found.append((module, gradients))
-                    if k and self._steps % self._period == 0:
-                        lesson = self._learn(k - 1, taken, target, batch)
-                        found.append((self._synthesizers[k - 1], lesson))
-                taken = h
-            updated = [id(owner) for owner, _ in found]
-            for owner, gradients in found:
-                owner.update(gradients)
-            for owner in self._modules + (self._synthesizers if self._steps % self._period == 0 else []):
-                if id(owner) not in updated and isinstance(owner, Adam):
-                    owner.steps += 1  # the optimizer counts every step
-            self._steps += 1
 
 
 def batches(conditional=True):

@@ -104,7 +104,8 @@ def weight_groups(model: keras.Model) -> dict[str, list[Variable]]:
             groups[_free(groups, layer.name)] = list(module)
             module.clear()
             synthesizer = groups.setdefault(_free(groups, f"{layer.name}_synthesizer"), [])
-            collect(layer.synthesizer.trainable_variables, synthesizer)
+            for part in layer.predictors:
+                collect(part.trainable_variables, synthesizer)
         elif _keras.contains(layer, Interface):
             for inner in _keras.children(layer):
                 walk(inner)

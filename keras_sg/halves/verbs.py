@@ -171,6 +171,13 @@ def _check_cut(model: keras.Model, at: Any) -> Interface:
             f"Interface {cut.name!r} (of type {type(cut).__name__}) lies between windows of time, not "
             f"between layers. Split at another. Received: at={at!r}."
         )
+    predicted = [interface.name for interface in model.interfaces if interface.synthetic_input is not None]
+    if predicted:
+        raise ValueError(
+            f"The interfaces {predicted} are predicted from the network's input (synthetic_input), which the "
+            "upper half has not. Leave synthetic_input out: a message has to come anyhow. "
+            f"Received: at={at!r}."
+        )
     if cut.update_period > 1:
         raise ValueError(
             f"The synthesizer at {cut.name!r} has an update_period of {cut.update_period}, but in two halves "

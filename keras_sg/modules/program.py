@@ -38,23 +38,26 @@ class Passed(NamedTuple):
 class Given(NamedTuple):
     """What a batch hands to every module: labels, and by output of the model the weights of its examples.
 
-    Of a weight without a value, all examples count once.
+    Of a weight without a value, all examples count once. `inputs` is the model's input, where interfaces are
+    predicted from it, else None.
     """
 
     labels: Nested
     weights: tuple[Tensor | None, ...]
+    inputs: Tensor | None
 
 
-def given(model: keras.Model, y: Nested, sample_weight: Nested) -> Given:
+def given(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested) -> Given:
     """What a batch hands to every module of a model.
 
     Args:
         model: the compiled `DecoupledModel`.
-        y, sample_weight: of the batch, as `fit` received them, in tensors.
+        x, y, sample_weight: of the batch, as `fit` received them, in tensors.
     """
-    found = taught.given(model, y, _copied(sample_weight))
+    found = taught.given(model, x, y, _copied(sample_weight))
     conditional = any(interface.label for interface in model.interfaces)
-    return Given(found["labels"] if conditional else None, tuple(w.value for w in found["weights"]))
+    weights = tuple(w.value for w in found["weights"])
+    return Given(found["labels"] if conditional else None, weights, found["inputs"])
 
 
 def _copied(weights: Nested) -> Nested:
@@ -73,9 +76,10 @@ class Batch(NamedTuple):
 class Ran(NamedTuple):
     """What `run` returns.
 
-    `outputs` are the tensors at the module's interfaces, `values` the losses predicted there (`(batch,)`,
-    None at an interface that predicts none), `predicted` the gradients that were predicted of nothing but a
-    gradient (else None). `arrived` are the gradients at what came from the module below,
+    `outputs` are what enters the next module: the tensors at the interfaces, or what is predicted of them
+    from the model's input, and then `met` has the tensor itself, else None. `values` are the losses predicted
+    there (`(batch,)`, None at an interface that predicts none), `predicted` the gradients that were predicted
+    of nothing but a gradient (else None). `arrived` are the gradients at what came from the module below,
     in its dtypes, None where nobody needs it. `updates` are the gradients of the weights, `fixed` and
     `metrics` the values of other variables, None of those that did not move; `loss` the module's share of the
     training loss, unscaled. The last module has the model's outputs, `y_pred`, their masks in a list, and
@@ -83,6 +87,7 @@ class Ran(NamedTuple):
     """
 
     outputs: list[Passed]
+    met: list[Passed | None]
     values: list[Tensor | None]
     predicted: list[Tensor | None]
     arrived: list[Tensor | None]
@@ -93,6 +98,11 @@ class Ran(NamedTuple):
     y_pred: Nested
     masks: list[Tensor | None]
     example_loss: Tensor | None
+
+    @property
+    def at_interfaces(self) -> list[Passed]:
+        """The tensors at the module's interfaces, which synthesizers learn of."""
+        return [passed if met is None else met for passed, met in zip(self.outputs, self.met)]
 
 
 class Common(NamedTuple):
@@ -120,7 +130,7 @@ class Program:
 
     Attributes:
         trained: list of the module's variables that are trained, those of synthesizers not among them.
-        taught: by interface, the list of the trained variables of its synthesizer.
+        taught: by interface, the list of the trained variables of what predicts there.
         fixed: list of all other variables of the module.
         needed: as given.
     """
@@ -132,7 +142,10 @@ class Program:
         self.needed, self._common = needed, common
         trainable = self.network.trainable_variables
         self.trained = [variable for variable in trainable if not owners.of_synthesizer(variable)]
-        self.taught = [list(interface.synthesizer.trainable_variables) for interface in module.interfaces]
+        self.taught = [
+            [variable for part in interface.predictors for variable in part.trainable_variables]
+            for interface in module.interfaces
+        ]
         self.fixed = list(self.network.non_trainable_variables)
 
     @functools.cached_property
@@ -239,10 +252,16 @@ class Program:
         values_of = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
         gradients_of = {id(met.interface): ops.stop_gradient(met.synthetic) for met in step.gradients}
         interfaces = list(map(id, self.module.interfaces))
+        replaced = {id(entering.interface): entering.h for entering in step.entering}
+        met = [
+            Passed(replaced[key], passed.mask) if key in replaced else None
+            for key, passed in zip(interfaces, outputs)
+        ]
         # On JAX, Keras's metrics do not see the masks of outputs: they do not leave a gradient with them.
         seen = self.last and keras.backend.backend() != "jax"
         return Ran(
             outputs=outputs,
+            met=met,
             values=list(map(values_of.get, interfaces)),
             predicted=[None if key in values_of else gradients_of.get(key) for key in interfaces],
             arrived=[],
@@ -294,13 +313,11 @@ class Program:
             pairs = [*zip(taught_variables, values), *zip(self.fixed, fixed)]
             with _keras.scope_with(pairs):
                 interface.meet(_keras.with_mask(h.tensor, h.mask), step)
-                own = interface.synthesizer.losses
+                own = [loss for part in interface.predictors for loss in part.losses]
             (met,) = step.gradients
-            lessons: list[Lesson] = []
+            lessons: list[Lesson] = taught.inner_lessons(step, value, scale)
             total = scale * sum(map(ops.sum, own), 0.0)
-            if step.losses:
-                lessons = taught.loss_lessons(step, value, scale)
-                total += scale * sum(ops.cast(lesson.loss, scale.dtype) for lesson in lessons)
+            total += scale * sum((ops.cast(lesson.loss, scale.dtype) for lesson in lessons), 0.0)
             synthetic = met.synthetic if predicted is None else predicted
             constant = met._replace(synthetic=ops.stop_gradient(synthetic))
             for lesson in taught.gradient_lessons([constant], [(arrived, scale)]):
@@ -321,6 +338,7 @@ class Program:
             weights=found,
             reached=self._common.reached,
             forward_only=forward_only,
+            inputs=given.inputs,
         )
 
     def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:

@@ -211,7 +211,7 @@ class Turns(Runner):
     def step(self, state: Any, data: Nested) -> tuple[Logs, Any]:
         batch = self._prepared(state, data)
         found = Found()
-        below = self._entering(batch)
+        below = met = self._entering(batch)
         predicted: list[Tensor | None] = []
         y_pred: Nested = None
         masks: list[Tensor | None] = []
@@ -234,10 +234,11 @@ class Turns(Runner):
             interfaces = [*map(id, program.module.interfaces), END]
             found.predicted.update(zip(interfaces, [*ran.values, ran.example_loss]))
             if k:
-                found_below = zip(below, ran.arrived, predicted)
+                found_below = zip(met, ran.arrived, predicted)
                 waiting += [TurnLesson(k - 1, at, *each) for at, each in enumerate(found_below)]
             self._leaving(k, ran, batch, found)
-            below, predicted, y_pred, masks = ran.outputs, ran.predicted, ran.y_pred, ran.masks
+            below, met, predicted = ran.outputs, ran.at_interfaces, ran.predicted
+            y_pred, masks = ran.y_pred, ran.masks
             del ran  # and with it, what the module below has handed over
             waiting = [lesson for lesson in waiting if not self._taught(lesson, batch, found)]
         return self._ended(state, found, batch, y_pred, masks)
@@ -285,7 +286,7 @@ class Turns(Runner):
     def _shared(self, state: Any, batch: Batch, inputs: list[Tensor]) -> Shared:
         model, read = self._model, reader(self._model, state)
         steps = int(ops.convert_to_numpy(*read([model.optimizer.iterations]))) if self._rests else 0
-        labels = given(model, batch.y, batch.sample_weight)
+        labels = given(model, *batch)
         return Shared(read, steps, loss_scale(model, read), inputs, labels, batch)
 
     def _taught(self, lesson: TurnLesson, batch: Shared, found: Found) -> bool:
@@ -312,7 +313,7 @@ class Turns(Runner):
         )
         _set(found.updates, program.taught[at], updates)
         if rest:
-            held = interface.synthesizer.non_trainable_variables
+            held = interface.synthesizer.non_trainable_variables  # nothing predicts the interface, then
             _set(found.moved, held, [None] * len(held))
         found.met.append(interface)
         found.measures.append(measures)

@@ -213,7 +213,7 @@ class _Flight:
     def feed(self, batch: Batch) -> None:
         """Take in a batch, and all modules through one tick."""
         inputs = _keras.inputs_of(self._model, batch.x)
-        labels = given(self._model, batch.y, batch.sample_weight)
+        labels = given(self._model, *batch)
         self._sizes.append(int(next(x for x in inputs if x is not None).shape[0]))
         count = self._before + self.length - 1
         descends = self._descending(count, len(self._programs))

@@ -231,7 +231,8 @@ class ModuleWorker:
             id(variable)  # statistics and seeds of a synthesizer that rests stay as they are
             for interface in program.module.interfaces
             if _rests(interface, feed) or not (interface.local or feed.taught)
-            for variable in interface.synthesizer.non_trainable_variables
+            for part in interface.predictors
+            for variable in part.non_trainable_variables
         }
         moved = [None if id(v) in held else new for v, new in zip(program.fixed, ran.fixed)]
         self._write(program.fixed, moved)
@@ -241,7 +242,7 @@ class ModuleWorker:
                 program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred, ran.masks)
             )
         value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
-        kept, learned = _Kept(feed, ran.outputs, fixed), []
+        kept, learned = _Kept(feed, ran.at_interfaces, fixed), []
         if feed.taught and not program.last:
             self._kept[number] = kept
         for at in range(len(program.module.interfaces)):

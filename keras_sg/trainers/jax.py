@@ -90,7 +90,7 @@ class JaxTrainer(Mixin):
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, sparse = taught.batch_size(x), JaxSparseUpdates(self, state[2])
-        options: dict[str, Any] = {**taught.given(self, y, sample_weight), "sparse": sparse}
+        options: dict[str, Any] = {**taught.given(self, x, y, sample_weight), "sparse": sparse}
         new_step = functools.partial(TappedStep, **options)
         step: Any = None
         lessons: list[Lesson] = []
@@ -104,7 +104,7 @@ class JaxTrainer(Mixin):
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
                 else:
                     loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
-                lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+                lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
                 total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
             predictions = [(met.synthetic, met.weight) for met in step.gradients]
             return total, (self._values(scope), loss, y_pred, predictions, [lesson[1:] for lesson in lessons])
@@ -225,7 +225,7 @@ class JaxTrainer(Mixin):
     def _observe(
         self, state: State, x: Nested, y: Nested, sample_weight: Nested
     ) -> dict[str, tuple[Tensor, ...]]:
-        options = {**taught.given(self, y, sample_weight), "observed": True}
+        options = {**taught.given(self, x, y, sample_weight), "observed": True}
         step: Any = None
 
         def descend(taps: list[Tensor]) -> tuple[Tensor, Any]:

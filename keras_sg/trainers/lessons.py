@@ -13,14 +13,16 @@ from keras_sg.types import Nested, Tensor
 from keras_sg.weights import Weight
 
 
-def given(model: keras.Model, y: Nested, sample_weight: Nested) -> dict[str, Any]:
-    """What a batch hands down to the interfaces, as arguments of `Step`: labels, and what counts."""
+def given(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, Any]:
+    """What a batch hands down to the interfaces, as arguments of `Step`: labels, what counts, the input."""
+    predicted = any(interface.synthetic_input is not None for interface in model.interfaces)
     y, sample_weight = _joined(y), _joined(sample_weight)
     return {
         "labels": model.labels_from(y),
         "ignored": weights.ignored(model),
         "weights": weights.of_outputs(model, y, sample_weight),
         "reached": model.outputs_of_interfaces,
+        "inputs": _keras.inputs_of(model, x)[0] if predicted else None,
     }
 
 
@@ -32,17 +34,32 @@ def _joined(part: Nested) -> Nested:
     return ops.convert_to_tensor(part) if numbers else part
 
 
-def loss_lessons(step: Step, example_loss: Tensor | None, scale: Tensor) -> list[Lesson]:
-    """Every predicted loss is to be the next one, the last the example's own loss; a local loss is to be 0.
+def inner_lessons(step: Step, example_loss: Tensor | None, scale: Tensor) -> list[Lesson]:
+    """What learns through the training loss: see `_of_losses` and `_of_inputs`.
 
     Args:
-        step: the training step, in which losses were predicted.
+        step: the training step, after the forward pass.
         example_loss: the loss of each example, `(batch,)`; None where no synthesizer regresses on it.
         scale: what the optimizer multiplies losses by.
 
     Raises:
         ValueError: the batch of one is longer than the other's.
     """
+    return _of_losses(step, example_loss, scale) + _of_inputs(step, scale)
+
+
+def _of_inputs(step: Step, scale: Tensor) -> list[Lesson]:
+    """Every predicted input of a module is to be what leaves the module below."""
+    found = []
+    for interface, predicted, h, weight in step.entering:
+        target = gradients.widen(h)
+        counting = _counting(weight, target, interface.feature_axis)
+        found.append(Lesson(interface.synthetic_input, predicted, target, 1.0, scale, *counting))
+    return found
+
+
+def _of_losses(step: Step, example_loss: Tensor | None, scale: Tensor) -> list[Lesson]:
+    """Every predicted loss is to be the next, the last the example's own loss; a local loss is to be 0."""
     targets = [ops.stop_gradient(prediction.value) for prediction in step.losses[1:]] + [example_loss]
     targets = [
         step.matching(target, prediction.value, prediction.interface.name, "losses")

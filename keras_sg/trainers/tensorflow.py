@@ -111,7 +111,7 @@ class TensorFlowTrainer(Mixin):
         batch = taught.batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sparse = TensorFlowSparseUpdates(self)
-        step = TensorFlowStep(**taught.given(self, y, sample_weight), sparse=sparse)
+        step = TensorFlowStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
         # Each kind of label is checked once, in the name of the first interface that sees it.
         kinds = {cut.label: cut.name for cut in reversed(self.interfaces) if cut.label}
         checks = [_assert_known(step, *kind) for kind in kinds.items()]
@@ -123,7 +123,7 @@ class TensorFlowTrainer(Mixin):
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
                 else:
                     loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
-                lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
+                lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
                 # Keras divides losses by the number of replicas; the report is of the whole.
                 _keras.track_loss(self, loss * replicas, batch)
                 regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]
@@ -173,7 +173,7 @@ class TensorFlowTrainer(Mixin):
         return tf.function(self._observe, autograph=False, reduce_retracing=True)
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
-        step = TensorFlowStep(**taught.given(self, y, sample_weight), observed=True)
+        step = TensorFlowStep(**taught.given(self, x, y, sample_weight), observed=True)
         batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]

@@ -31,7 +31,7 @@ class TorchTrainer(Mixin):
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
-        step = TorchStep(**taught.given(self, y, sample_weight), sparse=sparse)
+        step = TorchStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
         for kind in {interface.label for interface in self.interfaces if interface.label}:
             kind.check_values(step.labels, step.ignored)
 
@@ -40,7 +40,7 @@ class TorchTrainer(Mixin):
             loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
         else:
             loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
-        lessons = taught.loss_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+        lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
         total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
         regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
         trained = [variable.value for variable in self.trainable_variables]
@@ -116,7 +116,7 @@ class TorchTrainer(Mixin):
         return self._observe
 
     def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
-        step = TorchStep(**taught.given(self, y, sample_weight), observed=True)
+        step = TorchStep(**taught.given(self, x, y, sample_weight), observed=True)
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
         with keras.StatelessScope(values, collect_losses=True):

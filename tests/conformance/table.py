@@ -32,6 +32,7 @@ BITS = dict(label_size=CLASSES)
 IMAGES = dict(shape=(4, 4, 1))
 MLP = synthesizers.MLP((4,))
 CONV = synthesizers.Conv(depth=1, filters=2, kernel_size=3)
+SMALL = synthesizers.InputConv(filters=2, kernel_size=3, batch_normalization=False)
 VALUE = synthesizers.Value((4,), batch_normalization=False)
 CRITIC = synthesizers.Critic((4,), kernel_size=3, batch_normalization=False)
 
@@ -231,6 +232,13 @@ ROWS = {
         recurrent(keras.Model, synthesizer=MLP, auxiliary=True, loss="huber", mix=1.0),
         (3, 2),
         recurrent=True,
+    ),
+    "synthetic input": Row(
+        dense(count=2, synthetic_input=synthesizers.InputMLP((4,), batch_normalization=False), **CUT),
+        tried="xla steps mirrored half killed",
+    ),
+    "synthetic input, conv": Row(
+        convolutional(SyntheticGradient, CONV, synthetic_input=SMALL, **CUT), **IMAGES, tried="half"
     ),
     "update period": Row(dense(update_period=3, **CUT), tried="mirrored half"),
     "critic, update period": Row(
