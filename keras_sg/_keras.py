@@ -6,6 +6,7 @@ noticed there first.
 
 import contextlib
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -191,6 +192,14 @@ def shape_of_values(loss: Any, y: Tensor, y_pred: Tensor) -> Shape:
     call = compile_utils.get_loss(loss, y, y_pred).call
     specs = [keras.KerasTensor((None, *part.shape[1:]), keras.config.floatx()) for part in (y, y_pred)]
     return tuple(backend.compute_output_spec(call, *specs).shape)
+
+
+def takes_probabilities(loss: Any, y: Tensor, y_pred: Tensor) -> bool:
+    """Whether a loss could take logits and is told that it does not."""
+    found = compile_utils.get_loss(loss, y, y_pred)
+    parameters = inspect.signature(found.fn).parameters if hasattr(found, "fn") else {}
+    told = getattr(found, "_fn_kwargs", {})
+    return "from_logits" in parameters and not told.get("from_logits", parameters["from_logits"].default)
 
 
 def compute_loss(model: keras.Model, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested) -> Tensor:

@@ -3,6 +3,7 @@
 import abc
 import functools
 import inspect
+import math
 import numbers
 import warnings
 from collections.abc import Callable
@@ -88,6 +89,11 @@ class Interface(keras.layers.Wrapper):
         gradients.get_regression(loss)
         self.loss: str | gradients.Regression = loss
         self.update_period = _check_period(update_period)
+        if getattr(self._recipe, "of_error", False) and self.update_period > 1:
+            raise ValueError(
+                "Of the synthesizer 'feedback' nothing learns, so it has no period. Leave update_period out. "
+                f"Received: update_period={update_period}."
+            )
         self.synthesizer: keras.Layer = None
         self.synthetic_input = self._make_synthetic_input(synthetic_input)
         self._trainable_parts: tuple[bool, ...] | None = None  # what to restore of the synthesizer
@@ -124,6 +130,11 @@ class Interface(keras.layers.Wrapper):
     def fits_gradient(self) -> bool:
         """Whether the synthesizer regresses on the gradient that arrives at the interface."""
         return True
+
+    @property
+    def of_error(self) -> bool:
+        """Whether the module receives what is made of the error of the model's output, and nothing learns."""
+        return getattr(self.synthesizer or self._recipe, "of_error", False)
 
     @property
     def local(self) -> bool:
@@ -219,10 +230,23 @@ class Interface(keras.layers.Wrapper):
             part.trainable = trainable
         self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
 
-    def predict_from(self, model: keras.Model) -> None:
-        """Build what predicts the interface from a model's input, if that is to be; see `SyntheticInput`."""
+    def enter(self, model: keras.Model) -> None:
+        """Be told what model it is in, as it trains; build what predicts the interface from a model's input.
+
+        Raises:
+            ValueError: it cannot be predicted from that model's input, or receive the error of its outputs.
+        """
         if self.synthetic_input is not None:
             self.synthetic_input.enter(model, self._shape)
+        if not self.of_error or self.label is None:
+            return
+        sizes = [tuple(output.shape[1:]) for output in model.outputs]
+        if len(sizes) != 1 or None in sizes[0] or math.prod(sizes[0]) != self.label.size:
+            raise ValueError(
+                f"Interface {self.name!r} receives the error of the model's output, of which there has to be "
+                f"one, of {self.label.size} numbers (num_classes or label_size of the interface). Received: "
+                f"model {model.name!r} with outputs of shapes {[tuple(output.shape) for output in model.outputs]}."
+            )
 
     @property
     def _label_apart(self) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg import nested
+from keras_sg import _keras, nested
 from keras_sg.interface import WAYS_OUT, Interface
-from keras_sg.step import Step
+from keras_sg.step import Awaiting, Step
 from keras_sg.synthesizers import Identifier
 from keras_sg.types import Config, Shape, Tensor
 
@@ -127,7 +127,13 @@ class SyntheticGradient(Interface):
                 f"shape {predicted}."
             )
 
+    @property
+    def fits_gradient(self) -> bool:
+        return not self.of_error
+
     def meet(self, h: Tensor, decoupled_step: Step | None) -> Tensor:
+        if self.of_error:
+            return self._await_error(h, decoupled_step)
         rows = self._label_rows(decoupled_step, h)
         if decoupled_step is None and self.update_period > 1:
             raise ValueError(
@@ -139,6 +145,28 @@ class SyntheticGradient(Interface):
         synthetic = self._predict(ops.stop_gradient(h), rows, weight, decoupled_step)
         synthetic = synthetic if weight is None else weight.times(synthetic)
         return self._exchange(h, synthetic, 1.0, weight, decoupled_step)
+
+    def _await_error(self, h: Tensor, step: Step | None) -> Tensor:
+        """`h`, on the way back from which the module receives no more than `1 - mix` of the true gradient.
+
+        The rest is made of the error of the outputs, once that is there.
+        """
+        if step is None:
+            raise ValueError(
+                f"Interface {self.name!r} receives the error of the model's output (synthesizer 'feedback'), "
+                "which only the training step of a keras_sg.DecoupledModel hands to it. "
+                f"{WAYS_OUT} Received: a training call without a training step."
+            )
+        if step.observed:
+            observed = step.tap(h)
+            step.add_gradient(self, observed, None, None, None, self._weight(h, step))
+            return _keras.copy_mask(h, observed)
+        mix = self._mix_of(step)
+        step.awaiting.append(Awaiting(self, h, mix))
+        constant = ops.stop_gradient(h)
+        share = ops.cast(1.0 - mix, h.dtype)
+        passed = constant if isinstance(mix, float) and mix == 1.0 else constant + share * (h - constant)
+        return self._hand_up(h, _keras.copy_mask(h, passed), self._weight(h, step), step)
 
 
 class PredictedLoss(Interface):

@@ -64,9 +64,9 @@ class DecoupledModel(Trainer, keras.Model):
         interfaces: list of the interfaces in the model, at any depth, in order.
 
     Raises:
-        ValueError: an output of the model is an interface, or one is to be predicted from the model's input
-            and that is not one tensor of floats, or one sits where no step can follow it
-            (`keras.layers.TimeDistributed`, a layer made in a `keras.RematScope`); `report_interfaces` or
+        ValueError: an output of the model is an interface, or one that takes part in its input or output
+            (`synthetic_input`, `"feedback"`) finds another than it wants, or one sits where no step can follow
+            it (`keras.layers.TimeDistributed`, a layer made in a `keras.RematScope`); `report_interfaces` or
             `labels_from` are not as described, or interfaces have been told different ones.
         NotImplementedError: there is no trainer for the Keras backend in use.
 
@@ -113,7 +113,7 @@ class DecoupledModel(Trainer, keras.Model):
             _check_outputs(self)
         _check_containers(self)
         for interface in self.interfaces:
-            interface.predict_from(self)
+            interface.enter(self)
         self._tell_source(label_sources.check(labels_from))
         self._keys = reports.keys_of(self.interfaces)
         each = len(self.interfaces) <= REPORTED if report_interfaces is None else report_interfaces

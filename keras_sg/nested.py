@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg.types import Tensor
+from keras_sg.types import Tensor, Variable
 
 State = tuple[list[Tensor], list[Tensor]]
 
@@ -57,6 +57,43 @@ def value_and_gradient(
     values, back, state = jax.vjp(lambda h: isolate(layer, lambda: function(h)), h, has_aux=True)
     settle(layer, state)
     return values, back(ops.ones_like(values))[0]
+
+
+def gradient(function: Callable[[Tensor], Tensor], h: Tensor, variables: list[Variable]) -> Tensor:
+    """The gradient of `function(h)`, a constant.
+
+    Args:
+        function: from a tensor like `h` to a scalar. What it does to variables is dropped.
+        h: tensor.
+        variables: those that it reads.
+    """
+    h = ops.stop_gradient(h)
+    before = [(variable, _keras.uncast(variable)) for variable in variables]
+
+    def apart(h: Tensor) -> Tensor:
+        with _keras.scope_with(before):
+            return function(h)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(apart)(h)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(h)
+            value = apart(h)
+        return ops.stop_gradient(tape.gradient(value, h, unconnected_gradients="zero"))
+
+    import torch
+
+    h = h.detach().requires_grad_()
+    value = apart(h)
+    if not value.requires_grad:
+        return torch.zeros_like(h)
+    return torch.autograd.grad(value, h, materialize_grads=True)[0]
 
 
 def isolate(layer: keras.Layer, function: Callable[[], Any], held: bool = False) -> tuple[Any, State]:

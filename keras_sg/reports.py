@@ -67,11 +67,12 @@ def keys_of(interfaces: list[Interface]) -> dict[int, str]:
 def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) -> Metrics:
     """The metrics of a model with these interfaces, by name: of all together and, if `each`, of each."""
     gradients_only = [interface for interface in interfaces if interface.fits_gradient]
-    names = (["sg_loss"] if interfaces else []) + (["sg_cosine"] if gradients_only else [])
+    learning = [interface for interface in interfaces if not interface.of_error]
+    names = (["sg_loss"] if learning else []) + (["sg_cosine"] if gradients_only else [])
     predicted = [interface for interface in interfaces if interface.synthetic_input is not None]
     names += ["input_loss"] if predicted else []
     if len(interfaces) > 1 and each:
-        names += [f"{keys[id(interface)]}_sg_loss" for interface in interfaces]
+        names += [f"{keys[id(interface)]}_sg_loss" for interface in learning]
         names += [f"{keys[id(interface)]}_sg_cosine" for interface in gradients_only]
         names += [f"{keys[id(interface)]}_input_loss" for interface in predicted]
     return {name: keras.metrics.Mean(name=name) for name in names}

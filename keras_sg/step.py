@@ -21,8 +21,9 @@ class GradientPrediction(NamedTuple):
 
     `h` is the interface *behind* the exchange of gradients, `(batch, ..., features)`: the gradient
     that arrives there is the target, up to the scale that arrives at `anchor`. `synthetic` is the
-    prediction, shape of `h`, times the examples' `weight`, if they have any; it is regressed on the
-    target with `factor`, or not at all where that is None.
+    prediction, shape of `h`, times the examples' `weight`, if they have any (None until the error of the
+    outputs is there that it is made of); it is regressed on the target with `factor`, or not at all where
+    that is None.
     """
 
     interface: Any
@@ -54,6 +55,17 @@ class InputPrediction(NamedTuple):
     predicted: Tensor
     h: Tensor
     weight: Weight | None
+
+
+class Awaiting(NamedTuple):
+    """What an interface leaves in a step where the module receives the error of the model's outputs.
+
+    `h` is the interface, `(batch, ..., features)`, `mix` the share of what is made of that error.
+    """
+
+    interface: Any
+    h: Tensor
+    mix: float | Tensor
 
 
 class Lesson(NamedTuple):
@@ -105,6 +117,7 @@ class Step:
         gradients: list of `GradientPrediction`, in the order in which the interfaces were met.
         losses: list of `LossPrediction`, likewise.
         entering: list of `InputPrediction`, likewise.
+        awaiting: list of `Awaiting`, likewise.
     """
 
     def __init__(
@@ -126,6 +139,7 @@ class Step:
         self.losses: list[LossPrediction] = []
         self.inputs = inputs
         self.entering: list[InputPrediction] = []
+        self.awaiting: list[Awaiting] = []
 
     @property
     def fits_loss(self) -> bool:

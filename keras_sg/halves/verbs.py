@@ -178,6 +178,12 @@ def _check_cut(model: keras.Model, at: Any) -> Interface:
             "upper half has not. Leave synthetic_input out: a message has to come anyhow. "
             f"Received: at={at!r}."
         )
+    if told := [interface.name for interface in model.interfaces if interface.of_error]:
+        raise ValueError(
+            f"The interfaces {told} receive the error of the model's output ('feedback'), for which the "
+            "lower half would have to wait in every step. Use a synthesizer that learns. "
+            f"Received: at={at!r}."
+        )
     if cut.update_period > 1:
         raise ValueError(
             f"The synthesizer at {cut.name!r} has an update_period of {cut.update_period}, but in two halves "

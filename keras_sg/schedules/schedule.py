@@ -78,6 +78,12 @@ def check_modules(model: keras.Model, received: str, out: str = "Train with sche
                 "windows of time, "
                 f"not between modules, and is served in one program only. {out}and such an interface."
             )
+        if interface.of_error:
+            raise ValueError(
+                f"Interface {interface.name!r} receives the error of the model's output ('feedback'), for "
+                "which the module below would have to wait until the whole network has run. "
+                f"{out}and such an interface."
+            )
         if interface.mix_moves or interface.mix != 1.0:
             raise ValueError(
                 f"At interface {interface.name!r} a share of the true gradient passes (mix={interface.mix}"

@@ -16,6 +16,7 @@ callable `shape -> layer` is as good as a recipe.
     "conv"     5 x 5 convolution - BatchNormalization - ReLU, twice, then a zero convolution
     "value"    the body of "mlp", then the square of a scalar Dense: predicts a loss
     "critic"   predicts the label; its prediction is the cross-entropy with the true one, a loss
+    "feedback" the error of the model's output times a fixed random matrix; learns nothing
 
 The read-outs of the gradient synthesizers start at zero, kernel and bias, so a module's first
 step below an interface is no step at all rather than a wrong one.
@@ -28,6 +29,7 @@ from typing import TypeAlias
 
 import keras
 
+from keras_sg.synthesizers.feedback import Feedback as Feedback
 from keras_sg.synthesizers.gradient import MLP as MLP
 from keras_sg.synthesizers.gradient import Conv as Conv
 from keras_sg.synthesizers.gradient import Linear as Linear
@@ -48,7 +50,7 @@ from keras_sg.types import Config, Shape
 # What `get` understands.
 Identifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape], keras.Layer] | Config
 
-RECIPES = {"linear": Linear, "mlp": MLP, "conv": Conv, "value": Value, "critic": Critic}
+RECIPES = {"linear": Linear, "mlp": MLP, "conv": Conv, "value": Value, "critic": Critic, "feedback": Feedback}
 
 
 def get(identifier: Identifier) -> Synthesizer | Callable[[Shape], keras.Layer]:

@@ -127,7 +127,8 @@ class TensorFlowTrainer(Mixin):
                 # Keras divides losses by the number of replicas; the report is of the whole.
                 _keras.track_loss(self, loss * replicas, batch)
                 regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]
-                total = self.optimizer.scale_loss(loss + sum(regressions) / replicas)
+                fed = taught.fed_back(self, step, x, y, y_pred, sample_weight)
+                total = self.optimizer.scale_loss(sum(fed, loss + sum(regressions) / replicas))
 
             regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
             interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
@@ -181,6 +182,7 @@ class TensorFlowTrainer(Mixin):
             y_pred = self(x, training=True, decoupled_step=step)
             loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
             total = loss * tf.cast(batch * replicas, loss.dtype)
+            taught.observed_feedback(self, step, x, y, y_pred, sample_weight)
         sources = [prediction.h for prediction in step.gradients]
         true = tape.gradient(total, sources, unconnected_gradients="zero")
         return taught.observed(self, step.gradients, true)

@@ -41,7 +41,8 @@ class TorchTrainer(Mixin):
         else:
             loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
         lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
-        total = self.optimizer.scale_loss(loss + sum(lesson.loss for lesson in lessons))
+        fed = taught.fed_back(self, step, x, y, y_pred, sample_weight)
+        total = self.optimizer.scale_loss(sum(fed, loss + sum(lesson.loss for lesson in lessons)))
         regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
         trained = [variable.value for variable in self.trainable_variables]
         interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
@@ -122,6 +123,7 @@ class TorchTrainer(Mixin):
         with keras.StatelessScope(values, collect_losses=True):
             y_pred = self(x, training=True, decoupled_step=step)
             total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
+            taught.observed_feedback(self, step, x, y, y_pred, sample_weight)
         true = _gradients(total, [prediction.h for prediction in step.gradients])
         return taught.observed(self, step.gradients, true)
 

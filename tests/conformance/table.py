@@ -240,6 +240,10 @@ ROWS = {
     "synthetic input, conv": Row(
         convolutional(SyntheticGradient, CONV, synthetic_input=SMALL, **CUT), **IMAGES, tried="half"
     ),
+    "feedback": Row(
+        dense(SyntheticGradient, synthesizers.Feedback(seed=0), count=2, **CUT),
+        tried="xla steps mirrored half export accumulation",
+    ),
     "update period": Row(dense(update_period=3, **CUT), tried="mirrored half"),
     "critic, update period": Row(
         convolutional(SyntheticLoss, seldom, sobolev=True, update_period=3, **CUT), **IMAGES, tried="killed"
