@@ -15,6 +15,7 @@ A network of n layers has n - 1 hidden ones and a classifier, and an interface b
     sg               the gradient is predicted from what the module puts out alone
     sg-conditional   and from the label, too; in an fcn by a linear layer
     local            nothing comes from above: each module descends the loss of a small head of its own
+    feedback         nothing learns at interfaces: a fixed random matrix of the error at the output
 
 A cell of the table is a network, an arm and a seed. Those that --data, --network, --layers, --arm and --seed
 pick are trained one after the other, the most telling first. Each goes into results.json epoch by epoch. One
@@ -42,7 +43,7 @@ import numpy as np
 import keras_sg
 from examples import data, images, runs
 
-ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local")
+ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local", "feedback")
 LAYERS = {"fcn": (3, 4, 5, 6, 21), "cnn": (3, 4)}
 SHAPES = {
     ("mnist", "fcn"): (784,),
@@ -92,7 +93,7 @@ RECIPES = {
     "fast": {
         "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
         "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
-        **{arm: FAST for arm in ("no-backprop", "backprop", "local")},
+        **{arm: FAST for arm in ("no-backprop", "backprop", "local", "feedback")},
     },
 }
 
@@ -149,9 +150,9 @@ def cells(args):
     groups = (
         ("fcn", (6, 5, 4, 3), ("sg-conditional", "sg")),
         ("fcn", (21,), ("sg-conditional",)),
-        ("fcn", (6, 5, 4, 3), ("backprop", "local", "no-backprop")),
-        ("fcn", (21,), ("backprop", "sg", "local", "no-backprop")),
-        ("cnn", (3, 4), ("sg-conditional", "sg", "backprop", "local", "no-backprop")),
+        ("fcn", (6, 5, 4, 3), ("backprop", "local", "feedback", "no-backprop")),
+        ("fcn", (21,), ("backprop", "sg", "local", "feedback", "no-backprop")),
+        ("cnn", (3, 4), ("sg-conditional", "sg", "backprop", "local", "feedback", "no-backprop")),
     )
     found = []
     for dataset, (network, layers, arms) in itertools.product(args.data, groups):
@@ -175,6 +176,9 @@ def cut(module, cell, hidden):
         return module
     if cell.arm == "local":
         return keras_sg.LocalLoss(module, "critic", num_classes=data.CLASSES)
+    if cell.arm == "feedback":
+        feedback = keras_sg.synthesizers.Feedback(seed=cell.seed)
+        return keras_sg.SyntheticGradient(module, feedback, num_classes=data.CLASSES)
     dense = keras_sg.synthesizers.MLP(hidden) if hidden else "linear"
     return keras_sg.SyntheticGradient(
         module,

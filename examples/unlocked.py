@@ -18,7 +18,8 @@ Writes results.json (after every epoch) and accuracy.png into --output. A run th
 its last whole epoch when the same command is given again. --validation measures on a sixth of the training
 images, held out.
 
-Source: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 3.1.
+Source: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343: sparse updates and complete unlock, with
+details in appendix A.
 """
 
 import keras

@@ -245,7 +245,7 @@ class Interface(keras.layers.Wrapper):
             raise ValueError(
                 f"Interface {self.name!r} receives the error of the model's output, of which there has to be "
                 f"one, of {self.label.size} numbers (num_classes or label_size of the interface). Received: "
-                f"model {model.name!r} with outputs of shapes {[tuple(output.shape) for output in model.outputs]}."
+                f"model {model.name!r} with outputs of shapes {[(None, *size) for size in sizes]}."
             )
 
     @property

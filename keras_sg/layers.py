@@ -41,7 +41,7 @@ class SyntheticGradient(Interface):
     Args:
         layer: layer or model that ends at the interface. One float output of shape
             `(batch, ..., features)`.
-        synthesizer: `"linear"`, `"mlp"`, `"conv"`, a recipe such as
+        synthesizer: `"linear"`, `"mlp"`, `"conv"`, `"feedback"`, a recipe such as
             `keras_sg.synthesizers.MLP(widths=(256,))`, a Keras layer or model, or a callable
             from the interface's shape to a layer. Its output must have the interface's shape. A
             model that is built already is copied, with its weights.
@@ -59,8 +59,10 @@ class SyntheticGradient(Interface):
         update_period: the synthesizer learns in every so many-th step, beginning with the first;
             in the others its backward pass is left out, and its weights and the state of its
             optimizer stay as they are. More than 1 needs a `DecoupledModel`.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer), and
-            `labels_from`, see `DecoupledModel`.
+        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer);
+            `labels_from`, see `DecoupledModel`; and `synthetic_input`: what predicts the layer's output from
+            the network's input, on which prediction the module above then trains, `"mlp"`, `"conv"`, or what
+            else `keras_sg.synthesizers.get_input` takes. It needs a `DecoupledModel`.
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.
@@ -72,6 +74,7 @@ class SyntheticGradient(Interface):
     Attributes:
         layer: the wrapped layer.
         synthesizer: the synthesizer, a Keras layer once the interface is built.
+        synthetic_input: the layer that predicts the interface from the network's input, or None.
         trainable: whether the layer is trained. The synthesizer, from which the modules below learn,
             is trained unless its own `trainable` is False.
 
@@ -94,7 +97,7 @@ class SyntheticGradient(Interface):
     ```
 
     References:
-        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1.
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1; appendix A (complete unlock).
     """
 
     def __init__(
@@ -230,8 +233,7 @@ class SyntheticLoss(PredictedLoss):
             summed over the elements of `h` and averaged over the batch.
         mix: as for `SyntheticGradient`.
         update_period: as for `SyntheticGradient`.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer), and
-            `labels_from`, see `DecoupledModel`.
+        **kwargs: as for `SyntheticGradient`.
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.

@@ -34,8 +34,7 @@ class LocalLoss(PredictedLoss):
         label_size: an integer of at least 1, in place of `num_classes`: labels are vectors.
         mix: share of the head's gradient in what the module receives, from 0 (plain backpropagation) to 1.
         update_period: as for `SyntheticGradient`, of the head.
-        **kwargs: `name` (by default the wrapped layer's), `dtype`, `trainable` (False freezes the layer), and
-            `labels_from`, see `DecoupledModel`.
+        **kwargs: as for `SyntheticGradient`.
 
     Call arguments:
         inputs, *args, **kwargs: handed on to the layer.

@@ -64,10 +64,11 @@ class DecoupledModel(Trainer, keras.Model):
         interfaces: list of the interfaces in the model, at any depth, in order.
 
     Raises:
-        ValueError: an output of the model is an interface, or one that takes part in its input or output
-            (`synthetic_input`, `"feedback"`) finds another than it wants, or one sits where no step can follow
-            it (`keras.layers.TimeDistributed`, a layer made in a `keras.RematScope`); `report_interfaces` or
-            `labels_from` are not as described, or interfaces have been told different ones.
+        ValueError: an output of the model is an interface; or one takes part in input or output
+            (`synthetic_input`, `"feedback"`) and finds another than it wants, or sits where no step can
+            follow it (`keras.layers.TimeDistributed`, a layer made in a `keras.RematScope`); or
+            `report_interfaces` or `labels_from` are not as described, or interfaces have been told
+            different ones.
         NotImplementedError: there is no trainer for the Keras backend in use.
 
     Example:

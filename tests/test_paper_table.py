@@ -109,6 +109,7 @@ def test_arms(paper):
         "sg": {"SyntheticGradient"},
         "sg-conditional": {"SyntheticGradient"},
         "local": {"LocalLoss"},
+        "feedback": {"SyntheticGradient"},
     }
     assert count(built(paper, "mnist", "fcn", 4, "no-backprop").trainable_variables) == 2570
     assert all(cut.label is None for cut in built(paper, "mnist", "fcn", 3, "sg").interfaces)
@@ -138,7 +139,14 @@ def test_cells_are_run_once(paper, few, capsys, eager):
     assert np.isfinite([record["test_loss"] for record in found.values()]).all()
     first = capsys.readouterr().out
     lines = [line for line in first.splitlines() if line.startswith("|")]
-    assert lines[0].split(" | ")[1:] == ["no-backprop", "backprop", "sg", "sg-conditional", "local |"]
+    assert lines[0].split(" | ")[1:] == [
+        "no-backprop",
+        "backprop",
+        "sg",
+        "sg-conditional",
+        "local",
+        "feedback |",
+    ]
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         *(f"| FCN {layers}" for layers in (3, 4, 5, 6, 21)),
         "| CNN 3",
@@ -229,7 +237,7 @@ BAD = {
         r"have 3 or 4 layers \(cnn\).*: --layers 5",
     ),
     "two layers": (["--layers", "2"], r"\(fcn, cnn\), the classifier counted\. Received: --layers 2"),
-    "nothing picked": ([], r"all 105 cells: say --all"),
+    "nothing picked": ([], r"all 126 cells: say --all"),
     "two data sets in a file": (
         ["--all", "--npz", "x.npz", "--data", "mnist", "cifar10"],
         "--npz is one data set",
@@ -255,7 +263,7 @@ def test_the_order_of_cells(paper):
     """The arms that the table is about come first, all depths of a seed before the next seed."""
     args = paper.parser().parse_args(["--all"])
     found = paper.cells(args)
-    assert len(found) == len(set(found)) == 3 * 5 * 7
+    assert len(found) == len(set(found)) == 3 * 6 * 7
     assert {cell.arm for cell in found[:24]} == {"sg", "sg-conditional"}
     assert [cell.seed for cell in found[:24]] == [1] * 8 + [2] * 8 + [3] * 8
     assert {cell.layers for cell in found[24:27]} == {21}

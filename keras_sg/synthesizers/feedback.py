@@ -49,7 +49,7 @@ class Feedback(Synthesizer):
 
     References:
         Nokland 2016, Direct Feedback Alignment Provides Learning in Deep Neural Networks,
-        https://arxiv.org/abs/1609.01596, section 2.
+        https://arxiv.org/abs/1609.01596.
     """
 
     of_error = True

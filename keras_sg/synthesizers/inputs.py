@@ -6,8 +6,8 @@
 
 Nothing starts at zero here: what is predicted are activations, not gradients.
 
-References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.3; appendix A (one hidden
-layer).
+References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, complete unlock; appendix A (one
+hidden layer).
 """
 
 import math
@@ -56,8 +56,8 @@ class InputMLP(Synthesizer):
     ```
 
     References:
-        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.3 (synthetic inputs), appendix A
-        (one hidden layer).
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, complete unlock; appendix A (one hidden
+        layer).
     """
 
     def __init__(self, widths: int | Sequence[int] | None = None, batch_normalization: bool = True) -> None:
@@ -111,7 +111,7 @@ class InputConv(Synthesizer):
     ```
 
     References:
-        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.3 (synthetic inputs).
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, complete unlock (dense there).
     """
 
     def __init__(
