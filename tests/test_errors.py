@@ -40,7 +40,8 @@ class Rounded(layers.Layer):
 WRONG_ARGUMENTS = {
     "synthesizer id": (
         lambda: SyntheticGradient(layers.Dense(3), "quadratic"),
-        "Unknown synthesizer.*'conv', 'critic', 'feedback', 'linear', 'mlp', 'value'.*Received: 'quadratic' .of type str",
+        "Unknown synthesizer.*'conv', 'critic', 'feedback', 'linear', 'mlp', 'value'.*"
+        "Received: 'quadratic' .of type str",
     ),
     "synthesizer configuration": (
         lambda: SyntheticGradient(layers.Dense(3), {"name": "mlp", "widths": [8]}),
