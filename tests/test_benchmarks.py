@@ -181,6 +181,15 @@ def test_update_period(tmp_path, capsys, monkeypatch, eager):
     assert "expected two measurements or more, received 1" in capsys.readouterr().err
 
 
+def test_module_update(tmp_path, capsys):
+    found = measure("module_update", tmp_path, "--steps", "2", "--rounds", "2", "--width", "8", "--p", "0.5")
+    assert set(found["medians_ms"]) == {"together", "in turn", "p=0.5"}
+    assert set(found["ratios"]) == {"together / in turn", "p=0.5 / in turn"}
+    with pytest.raises(SystemExit):
+        load("module_update").main(["--p", "0"])
+    assert "Received: module_update=0.0" in capsys.readouterr().err
+
+
 def test_adam(tmp_path, monkeypatch, capsys):
     """In every arm a model is made anew, trains in two bursts, and has the Adam that its name says."""
     adam, made = load("adam"), []

@@ -10,7 +10,7 @@ Neither moves a variable: they return gradients and new values, and whoever call
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -71,6 +71,30 @@ class Batch(NamedTuple):
     x: Nested
     y: Nested
     sample_weight: Nested
+
+
+class Held(NamedTuple):
+    """Values of a program's variables but for those that `run` descends, in the order of its attributes.
+
+    `taught` has a list for each of the module's interfaces.
+    """
+
+    taught: list[Values]
+    fixed: Values
+    metrics: Values
+
+
+class Entering(NamedTuple):
+    """What enters a module with a batch.
+
+    `inputs` are the inputs of the model that the module takes, `below` is what comes from the module below,
+    `given` are labels and weights; `batch` is for the last module, None for others.
+    """
+
+    inputs: Values
+    below: list[Passed]
+    given: Given
+    batch: Batch | None
 
 
 class Ran(NamedTuple):
@@ -160,28 +184,16 @@ class Program:
         """Whether this is the module that ends in the loss."""
         return not self.module.interfaces
 
-    def run(
-        self,
-        trained: Values,
-        taught_values: list[Values],
-        fixed: Values,
-        metrics: Values,
-        inputs: Values,
-        below: list[Passed],
-        given: Given,
-        scale: Tensor,
-        batch: Batch | None,
-    ) -> Ran:
+    def run(self, trained: Values, held: Held, entering: Entering, scale: Tensor) -> Ran:
         """One batch through the module and back.
 
         Args:
-            trained, taught_values, fixed, metrics: values of the variables, in the order of the attributes.
-            inputs: the inputs of the model that the module takes.
-            below: what comes from the module below.
-            given: labels and weights.
+            trained: values of the variables that are trained, in the order of the attribute.
+            held: those of the others.
+            entering: the batch, as it enters the module.
             scale: what the optimizer multiplies losses by, a scalar.
-            batch: the batch, for the last module; None for others.
         """
+        below = entering.below
         sources = [passed.tensor for passed, needed in zip(below, self.needed) if needed]
 
         def descend(sources: Values) -> tuple[Tensor, Any]:
@@ -190,8 +202,8 @@ class Program:
                 passed._replace(tensor=next(arriving)) if needed else passed
                 for passed, needed in zip(below, self.needed)
             ]
-            step = self._step(given)
-            ran = self._forward(step, values, taught_values, fixed, metrics, inputs, taken, batch)
+            step = self._step(entering.given)
+            ran = self._forward(step, values, held, entering._replace(below=taken))
             self._check_met(step)
             return ran.loss * scale, ran
 
@@ -200,44 +212,25 @@ class Program:
         arrived = [next(arriving) if needed else None for needed in self.needed]
         return ran._replace(arrived=arrived, updates=gradients[: len(trained)])
 
-    def pass_on(
-        self,
-        trained: Values,
-        taught_values: list[Values],
-        fixed: Values,
-        metrics: Values,
-        inputs: Values,
-        below: list[Passed],
-        given: Given,
-        batch: Batch | None,
-    ) -> Ran:
-        """One batch through the module, and not back: nothing is predicted, and nothing arrives below.
+    def pass_on(self, trained: Values, held: Held, entering: Entering) -> Ran:
+        """One batch through the module, and not back: nothing is exchanged, and nothing arrives below.
 
         Args:
-            trained, taught_values, fixed, metrics, inputs, below, given, batch: as for `run`.
+            trained, held, entering: as for `run`.
 
         Returns:
             As `run` does, without what is found on the way back or at an interface: `arrived` and `updates`
             are empty, `values` and `predicted` None for each interface, and so is `example_loss`.
         """
-        step = self._step(given, forward_only=True)
+        step = self._step(entering.given, forward_only=True)
         constant = list(map(ops.stop_gradient, trained))  # PyTorch keeps nothing for a way back then
-        return self._forward(step, constant, taught_values, fixed, metrics, inputs, below, batch)
+        return self._forward(step, constant, held, entering)
 
-    def _forward(
-        self,
-        step: Step,
-        trained: Values,
-        taught_values: list[Values],
-        fixed: Values,
-        metrics: Values,
-        inputs: Values,
-        below: list[Passed],
-        batch: Batch | None,
-    ) -> Ran:
+    def _forward(self, step: Step, trained: Values, held: Held, entering: Entering) -> Ran:
         """One batch through the module: what `run` returns, but for what is found on the way back."""
+        inputs, below, _, batch = entering
         taken = [_keras.with_mask(*passed) for passed in below]
-        with self._scope(trained, taught_values, fixed, metrics) as scope:
+        with self._scope(trained, held) as scope:
             states = [*self.fixed, *self.metrics]
             before = [scope.get_current_value(variable) for variable in states]
             found = self.network([*inputs, *taken], training=True, decoupled_step=step)
@@ -245,15 +238,15 @@ class Program:
             example_loss, loss = None, sum(map(ops.sum, losses), 0.0)
             if batch is not None:
                 fits = self._common.fits_losses and not step.forward_only
-                loss, example_loss = self._loss(batch, found, losses, metrics, fits)
+                loss, example_loss = self._loss(batch, found, losses, held.metrics, fits)
         after = [scope.get_current_value(variable) for variable in states]
         moved = [None if new is old else new for new, old in zip(after, before)]
         outputs = [] if self.last else [Passed(h, _keras.mask_of(h)) for h in keras.tree.flatten(found)]
         values_of = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
         gradients_of = {id(met.interface): ops.stop_gradient(met.synthetic) for met in step.gradients}
         interfaces = list(map(id, self.module.interfaces))
-        replaced = {id(entering.interface): entering.h for entering in step.entering}
-        met = [
+        replaced = {id(met.interface): met.h for met in step.entering}
+        behind = [
             Passed(replaced[key], passed.mask) if key in replaced else None
             for key, passed in zip(interfaces, outputs)
         ]
@@ -261,13 +254,13 @@ class Program:
         seen = self.last and keras.backend.backend() != "jax"
         return Ran(
             outputs=outputs,
-            met=met,
+            met=behind,
             values=list(map(values_of.get, interfaces)),
             predicted=[None if key in values_of else gradients_of.get(key) for key in interfaces],
             arrived=[],
             updates=[],
-            fixed=moved[: len(fixed)],
-            metrics=moved[len(fixed) :],
+            fixed=moved[: len(self.fixed)],
+            metrics=moved[len(self.fixed) :],
             loss=loss,
             y_pred=found if self.last else None,
             masks=list(map(_keras.mask_of, keras.tree.flatten(found))) if seen else [],
@@ -341,10 +334,10 @@ class Program:
             inputs=given.inputs,
         )
 
-    def _scope(self, trained: Values, taught_values: list[Values], fixed: Values, metrics: Values) -> Any:
-        synthesizers = [pair for own, values in zip(self.taught, taught_values) for pair in zip(own, values)]
-        pairs = [*zip(self.trained, trained), *synthesizers, *zip(self.fixed, fixed)]
-        return _keras.scope_with([*pairs, *zip(self.metrics, metrics)])
+    def _scope(self, trained: Values, held: Held) -> Any:
+        synthesizers = [pair for own, values in zip(self.taught, held.taught) for pair in zip(own, values)]
+        pairs = [*zip(self.trained, trained), *synthesizers, *zip(self.fixed, held.fixed)]
+        return _keras.scope_with([*pairs, *zip(self.metrics, held.metrics)])
 
     def _loss(
         self, batch: Batch, y_pred: Nested, losses: Values, metrics: Values, of_examples: bool
@@ -378,6 +371,11 @@ class Program:
                 "with a call of their own, they let true gradients pass, for which a module that runs by "
                 "itself does not wait. Leave the call as it is, or train with schedule='together'."
             )
+
+
+def held_by(program: Program, read: Callable[[list[Variable]], Values]) -> Held:
+    """The values of a program's variables but for those that it descends; `read` has those of a list."""
+    return Held(list(map(read, program.taught)), read(program.fixed), read(program.metrics))
 
 
 def common_of(model: keras.Model) -> Common:

@@ -17,7 +17,19 @@ from keras import ops
 
 from keras_sg import _keras, batches
 from keras_sg.interface import Interface
-from keras_sg.modules import Batch, Given, Passed, Program, Ran, given, met_in, part, programs
+from keras_sg.modules import (
+    Batch,
+    Entering,
+    Given,
+    Passed,
+    Program,
+    Ran,
+    given,
+    held_by,
+    met_in,
+    part,
+    programs,
+)
 from keras_sg.modules.engine import compiled, loss_scale, reader
 from keras_sg.reports import Measure
 from keras_sg.schedules.pipeline import ByWorkers, Engine, Pipeline
@@ -219,14 +231,14 @@ class Turns(Runner):
         for k, program in enumerate(self._programs):
             ran = self._run[k](
                 batch.read(program.trained),
-                list(map(batch.read, program.taught)),
-                batch.read(program.fixed),
-                batch.read(program.metrics),
-                [batch.inputs[i] for i in program.module.inputs],
-                below,
-                batch.labels,
+                held_by(program, batch.read),
+                Entering(
+                    [batch.inputs[i] for i in program.module.inputs],
+                    below,
+                    batch.labels,
+                    batch.whole if program.last else None,
+                ),
                 batch.scale,
-                batch.whole if program.last else None,
             )
             _set(found.updates, program.trained, ran.updates)
             _set(found.moved, program.fixed + program.metrics, ran.fixed + ran.metrics)

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg.modules import Batch, Given, Passed, Program
+from keras_sg.modules import Batch, Entering, Given, Passed, Program, held_by
 from keras_sg.modules.engine import applied, compiled, descending
 from keras_sg.modules.optimizers import Part, Plan
 from keras_sg.reports import Measure
@@ -218,23 +218,22 @@ class ModuleWorker:
         program = self.program
         below, inputs, given, batch = self._all_here((below or [], feed.inputs, feed.given, feed.batch))
         feed = feed._replace(inputs=[], given=given, batch=None)
-        fixed, metrics = self._read(program.fixed), self._read(program.metrics)
-        taught = list(map(self._read, program.taught))
+        held = held_by(program, self._read)
+        entering = Entering(inputs, below, given, batch)
         scale = ops.convert_to_tensor(feed.scale, keras.config.floatx())
         if feed.descends:
-            ran = self._run(taught, fixed, metrics, inputs, below, given, scale, batch)
+            ran = self._run(held, entering, scale)
         else:
-            trained = self._read(program.trained)
-            ran = self._pass_on(trained, taught, fixed, metrics, inputs, below, given, batch)
+            ran = self._pass_on(self._read(program.trained), held, entering)
             self._rest(self.parts[0], feed)
-        held = {
+        resting = {
             id(variable)  # statistics and seeds of a synthesizer that rests stay as they are
             for interface in program.module.interfaces
             if _rests(interface, feed) or not (interface.local or feed.taught)
             for part in interface.predictors
             for variable in part.non_trainable_variables
         }
-        moved = [None if id(v) in held else new for v, new in zip(program.fixed, ran.fixed)]
+        moved = [None if id(v) in resting else new for v, new in zip(program.fixed, ran.fixed)]
         self._write(program.fixed, moved)
         self._write(program.metrics, ran.metrics)
         if program.last:
@@ -242,7 +241,7 @@ class ModuleWorker:
                 program.metrics, self._measure(self._read(program.metrics), batch, ran.y_pred, ran.masks)
             )
         value = ran.example_loss if program.last else next((v for v in ran.values if v is not None), None)
-        kept, learned = _Kept(feed, ran.at_interfaces, fixed), []
+        kept, learned = _Kept(feed, ran.at_interfaces, held.fixed), []
         if feed.taught and not program.last:
             self._kept[number] = kept
         for at in range(len(program.module.interfaces)):
