@@ -92,6 +92,9 @@ RECIPES = {
     },
     "fast": {
         "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
+        ("sg-conditional", 21): dict(
+            FAST, iterations=23_400, learning_rate=1e-4, synthesizer_learning_rate=1e-3
+        ),
         "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
         **{arm: FAST for arm in ("no-backprop", "backprop", "local", "feedback")},
     },
@@ -165,7 +168,8 @@ def cells(args):
 
 def recipe(name, cell):
     """The settings that a recipe has for a cell, a dictionary."""
-    found = dict(RECIPES[name][cell.arm])
+    recipes = RECIPES[name]
+    found = dict(recipes.get((cell.arm, cell.layers), recipes[cell.arm]))
     widths = found["synthesizer"]
     return found | {"synthesizer": list(widths[cell.data] if isinstance(widths, dict) else widths)}
 

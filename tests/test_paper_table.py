@@ -115,6 +115,22 @@ def test_arms(paper):
     assert all(cut.label is None for cut in built(paper, "mnist", "fcn", 3, "sg").interfaces)
 
 
+def test_recipe_of_the_deepest(paper):
+    """In `fast`, 21 layers with the label have rates of their own."""
+    deepest, other = (paper.Cell("mnist", "fcn", layers, "sg-conditional", 1) for layers in (21, 6))
+    found = paper.recipe("fast", deepest)
+    assert (found["learning_rate"], found["synthesizer_learning_rate"], found["iterations"]) == (
+        1e-4,
+        1e-3,
+        23_400,
+    )
+    assert paper.recipe("fast", other)["learning_rate"] == 2e-3
+    assert paper.recipe("fast", deepest._replace(arm="local")) == paper.recipe(
+        "fast", other._replace(arm="local")
+    )
+    assert paper.recipe("paper", deepest)["learning_rate"] == 3e-5
+
+
 def test_rates_of_the_paper(paper):
     """Divided by ten after 300,000 and 400,000 of 500,000 iterations."""
     cell = paper.Cell("mnist", "fcn", 3, "backprop", 1)
