@@ -53,7 +53,7 @@ def read(model: keras.Model, x: Any, y: Nested, sample_weight: Nested) -> tuple[
 
 def check_labels(model: keras.Model, y: Nested) -> None:
     """Raise `ValueError` unless `y`, in arrays, holds the labels that the interfaces of a model need."""
-    kinds = {interface.label for interface in model.interfaces if interface.label}
+    kinds = {interface.needed_label for interface in model.interfaces if interface.needed_label}
     found = model.labels_from(y) if kinds else None
     for kind in kinds:
         if hasattr(found, "dtype"):

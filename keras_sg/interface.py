@@ -137,6 +137,11 @@ class Interface(keras.layers.Wrapper):
         return getattr(self.synthesizer or self._recipe, "of_error", False)
 
     @property
+    def needed_label(self) -> labels.Label | None:
+        """The kind of label that has to come with a batch; None for none."""
+        return None if self.of_error else self.label
+
+    @property
     def local(self) -> bool:
         """Whether the synthesizer learns from nothing that comes from above."""
         return not (self.fits_loss or self.fits_gradient)

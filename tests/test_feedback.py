@@ -187,6 +187,33 @@ def test_mixed_precision(policy):
     assert np.all(np.isfinite(history["loss"])) and history["loss"][-1] < history["loss"][0]
 
 
+@pytest.mark.parametrize("target", [(8,), (8, 1)], ids=["numbers", "a column"])
+def test_targets_are_no_labels(target):
+    """They are what the loss takes, of whatever shape; what an output has to be is as many numbers."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    cut = keras_sg.SyntheticGradient(keras.layers.Dense(5, "tanh"), Feedback(seed=0), label_size=1)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(1)(cut(inputs)))
+    model.compile(keras.optimizers.Adam(3e-2), "mse")
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    history = model.fit(x, np.arange(8.0).reshape(target), epochs=40, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_pictures():
+    """An autoencoder: the target is the picture."""
+    inputs = keras.Input((4, 4, 1))
+    cut = keras_sg.SyntheticGradient(keras.layers.Dense(5, "tanh"), Feedback(seed=0), label_size=16)
+    outputs = keras.layers.Reshape((4, 4, 1))(keras.layers.Dense(16)(cut(keras.layers.Flatten()(inputs))))
+    model = keras_sg.DecoupledModel(inputs, outputs)
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(8, 4, 4, 1)).astype("float32")
+    history = model.fit(x, x, epochs=5, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    ((synthetic, true),) = model.interface_gradients(x, x).values()
+    assert synthetic.shape == true.shape == (8, 5)
+
+
 # Bad input
 
 

@@ -55,7 +55,7 @@ def given(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested) -> Gi
         x, y, sample_weight: of the batch, as `fit` received them, in tensors.
     """
     found = taught.given(model, x, y, _copied(sample_weight))
-    conditional = any(interface.label for interface in model.interfaces)
+    conditional = any(interface.needed_label for interface in model.interfaces)
     weights = tuple(w.value for w in found["weights"])
     return Given(found["labels"] if conditional else None, weights, found["inputs"])
 

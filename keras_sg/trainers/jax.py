@@ -57,7 +57,7 @@ class JaxTrainer(Mixin):
             self.train_function = self._in_modules
             return
         super().make_train_function(force)
-        if self.train_function is not before and any(interface.label for interface in self.interfaces):
+        if self.train_function is not before and any(interface.needed_label for interface in self.interfaces):
             train = self.train_function
             self.train_function = lambda state, iterator: train(state, map(self._with_known_labels, iterator))
 

@@ -113,7 +113,7 @@ class TensorFlowTrainer(Mixin):
         sparse = TensorFlowSparseUpdates(self)
         step = TensorFlowStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
         # Each kind of label is checked once, in the name of the first interface that sees it.
-        kinds = {cut.label: cut.name for cut in reversed(self.interfaces) if cut.label}
+        kinds = {cut.needed_label: cut.name for cut in reversed(self.interfaces) if cut.needed_label}
         checks = [_assert_known(step, *kind) for kind in kinds.items()]
 
         with tf.control_dependencies([check for check in checks if check is not None]):

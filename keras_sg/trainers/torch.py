@@ -32,7 +32,7 @@ class TorchTrainer(Mixin):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
         step = TorchStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
-        for kind in {interface.label for interface in self.interfaces if interface.label}:
+        for kind in {interface.needed_label for interface in self.interfaces if interface.needed_label}:
             kind.check_values(step.labels, step.ignored)
 
         y_pred = self(x, training=True, decoupled_step=step)
