@@ -211,11 +211,16 @@ class Interface(keras.layers.Wrapper):
 
     def get_build_config(self) -> Config | None:
         config = super().get_build_config()
-        return config and {**config, "input_dtypes": self._input_dtypes}
+        predicted = self.synthetic_input
+        given = {} if predicted is None or not predicted.built else {"network_input": predicted.given}
+        return config and {**config, "input_dtypes": self._input_dtypes, **given}
 
     def build_from_config(self, config: Config | None) -> None:
         self._input_dtypes = (config or {}).get("input_dtypes")
         super().build_from_config(config)
+        given = (config or {}).get("network_input")
+        if given is not None and self.synthetic_input is not None and not self.synthetic_input.built:
+            self.synthetic_input.build(tuple(given), self._shape)
 
     def build(self, input_shape: Nested) -> None:
         shape = self._shape = self._interface_shape(input_shape)

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_sg import _keras, nested
 from keras_sg.interface import WAYS_OUT, Interface
-from keras_sg.step import Awaiting, Step
+from keras_sg.step import Step
 from keras_sg.synthesizers import Identifier
 from keras_sg.types import Config, Shape, Tensor
 
@@ -165,7 +165,7 @@ class SyntheticGradient(Interface):
             step.add_gradient(self, observed, None, None, None, self._weight(h, step))
             return _keras.copy_mask(h, observed)
         mix = self._mix_of(step)
-        step.awaiting.append(Awaiting(self, h, mix))
+        step.await_error(self, h, mix)
         constant = ops.stop_gradient(h)
         share = ops.cast(1.0 - mix, h.dtype)
         passed = constant if isinstance(mix, float) and mix == 1.0 else constant + share * (h - constant)

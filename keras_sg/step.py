@@ -191,6 +191,10 @@ class Step:
         """Take the fields of an `InputPrediction`."""
         self.entering.append(InputPrediction(*prediction))
 
+    def await_error(self, *waiting: Any) -> None:
+        """Take the fields of an `Awaiting`."""
+        self.awaiting.append(Awaiting(*waiting))
+
 
 def folded(name: str, what: str) -> str:
     """What an error says where a batch changed its length below an interface."""

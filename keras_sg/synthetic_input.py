@@ -22,6 +22,7 @@ class SyntheticInput(keras.layers.Layer):
     Attributes:
         recipe: as given.
         predictor: the layer that predicts; None until it is built.
+        given: the shape of the input that it was built for.
         loss: that of its regression on `h`.
         update_period: it learns in every step.
     """
@@ -33,6 +34,7 @@ class SyntheticInput(keras.layers.Layer):
         super().__init__(**kwargs)
         self.recipe: Any = recipe
         self.predictor: keras.Layer = None
+        self.given: Shape = ()
 
     def enter(self, model: keras.Model, shape: Shape) -> None:
         """Build it for a model's input and an interface of this shape.
@@ -52,9 +54,9 @@ class SyntheticInput(keras.layers.Layer):
         (given,) = (tuple(x.shape) for x in model.inputs)
         if not self.built:
             self.build(given, shape)
-        elif given[1:] != self._given[1:]:
+        elif given[1:] != self.given[1:]:
             raise ValueError(
-                f"{self.name!r} was built for an input of shape {self._given}. Received: model "
+                f"{self.name!r} was built for an input of shape {self.given}. Received: model "
                 f"{model.name!r} with an input of shape {given}."
             )
 
@@ -80,7 +82,7 @@ class SyntheticInput(keras.layers.Layer):
             )
         if not isinstance(self.recipe, synthesizers.Synthesizer):
             self.recipe = recipes.ExistingInput(self.predictor)  # a plain callable has no configuration
-        self._given = given
+        self.given = given
         owners.claim(self.predictor)
         self.built = True
 

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from delayed import Adam, AtRandom, Descent
 from models import BATCH, CLASSES, FEATURES, assert_same, mlp, weights_of
-from test_side_by_side import EXAMPLES, data, optimizers
+from test_side_by_side import EXAMPLES, RAY, data, optimizers
 
 import keras_sg
-from keras_sg.schedules import InTurn, SideBySide
+from keras_sg.schedules import InTurn, OnRay, SideBySide
 from keras_sg.synthesizers import InputConv, InputMLP
 
 BACKEND = keras.backend.backend()
 TORCH = BACKEND == "torch"
+# Of Ray itself, which leaves files and processes to the end of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::ResourceWarning")
 RECIPE = InputMLP((7,), batch_normalization=False)
 MODES = [
     pytest.param({}, id="default"),
@@ -120,6 +122,21 @@ def test_side_by_side(descent):
     model = mlp(2, CLASSES, synthetic_input=RECIPE)
     oracle = oracle_of(model, descent)
     fit(model, SideBySide(), descent)
+    for _ in range(3):
+        oracle.epoch(batches(True))
+    assert_exact(model, oracle)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="once more will do")
+def test_in_actors():
+    ray = pytest.importorskip("ray")
+    ray.init("local", **RAY)
+    try:
+        model = mlp(2, CLASSES, synthetic_input=RECIPE)
+        oracle = oracle_of(model, Adam)
+        fit(model, OnRay(), Adam)
+    finally:
+        ray.shutdown()
     for _ in range(3):
         oracle.epoch(batches(True))
     assert_exact(model, oracle)

@@ -12,6 +12,7 @@ from keras import ops
 from keras_sg import _keras, batches
 from keras_sg.reports import Measures
 from keras_sg.step import GradientPrediction, Lesson, Step
+from keras_sg.trainers import feedback
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.jax_sparse import JaxSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor, Variable
@@ -105,7 +106,7 @@ class JaxTrainer(Mixin):
                 else:
                     loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
                 lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
-                fed = taught.fed_back(self, step, x, y, y_pred, sample_weight)
+                fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
                 total = self.optimizer.scale_loss(sum(fed, loss + sum(lesson.loss for lesson in lessons)))
             predictions = [(met.synthetic, met.weight) for met in step.gradients]
             return total, (self._values(scope), loss, y_pred, predictions, [lesson[1:] for lesson in lessons])
@@ -235,7 +236,7 @@ class JaxTrainer(Mixin):
             with self._scope(state):
                 y_pred = self(x, training=True, decoupled_step=step)
                 loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
-                taught.observed_feedback(self, step, x, y, y_pred, sample_weight)
+                feedback.observed(self, step, x, y, y_pred, sample_weight)
             total = loss * ops.cast(taught.batch_size(x), loss.dtype)
             return total, [(met.synthetic, met.weight) for met in step.gradients]
 

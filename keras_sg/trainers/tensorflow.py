@@ -13,8 +13,8 @@ from keras_sg import _keras
 from keras_sg.labels import Label
 from keras_sg.reports import Measures
 from keras_sg.step import Step, folded
+from keras_sg.trainers import feedback, tensorflow_adam
 from keras_sg.trainers import lessons as taught
-from keras_sg.trainers import tensorflow_adam
 from keras_sg.trainers.sparse import Updates
 from keras_sg.trainers.tensorflow_sparse import TensorFlowSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor
@@ -127,7 +127,7 @@ class TensorFlowTrainer(Mixin):
                 # Keras divides losses by the number of replicas; the report is of the whole.
                 _keras.track_loss(self, loss * replicas, batch)
                 regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]
-                fed = taught.fed_back(self, step, x, y, y_pred, sample_weight)
+                fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
                 total = self.optimizer.scale_loss(sum(fed, loss + sum(regressions) / replicas))
 
             regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
@@ -182,7 +182,7 @@ class TensorFlowTrainer(Mixin):
             y_pred = self(x, training=True, decoupled_step=step)
             loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
             total = loss * tf.cast(batch * replicas, loss.dtype)
-            taught.observed_feedback(self, step, x, y, y_pred, sample_weight)
+            feedback.observed(self, step, x, y, y_pred, sample_weight)
         sources = [prediction.h for prediction in step.gradients]
         true = tape.gradient(total, sources, unconnected_gradients="zero")
         return taught.observed(self, step.gradients, true)

@@ -9,6 +9,7 @@ import torch
 from keras_sg import _keras
 from keras_sg.reports import Measures
 from keras_sg.step import Step
+from keras_sg.trainers import feedback
 from keras_sg.trainers import lessons as taught
 from keras_sg.trainers.torch_sparse import TorchSparseUpdates
 from keras_sg.types import Logs, Mixin, Nested, Tensor
@@ -41,7 +42,7 @@ class TorchTrainer(Mixin):
         else:
             loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
         lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
-        fed = taught.fed_back(self, step, x, y, y_pred, sample_weight)
+        fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
         total = self.optimizer.scale_loss(sum(fed, loss + sum(lesson.loss for lesson in lessons)))
         regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
         trained = [variable.value for variable in self.trainable_variables]
@@ -123,7 +124,7 @@ class TorchTrainer(Mixin):
         with keras.StatelessScope(values, collect_losses=True):
             y_pred = self(x, training=True, decoupled_step=step)
             total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
-            taught.observed_feedback(self, step, x, y, y_pred, sample_weight)
+            feedback.observed(self, step, x, y, y_pred, sample_weight)
         true = _gradients(total, [prediction.h for prediction in step.gradients])
         return taught.observed(self, step.gradients, true)
 
