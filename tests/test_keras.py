@@ -451,3 +451,21 @@ def test_what_a_layer_took_by_keyword():
     asking(x, also=also)
     assert _keras.taken_by_keyword(asking, "also") is also
     assert _keras.taken_by_keyword(asking, "other") is None
+
+
+@pytest.mark.parametrize(
+    "loss, told",
+    [
+        ("sparse_categorical_crossentropy", True),
+        (keras.losses.sparse_categorical_crossentropy, True),
+        (keras.losses.SparseCategoricalCrossentropy(), True),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), False),
+        (keras.losses.BinaryCrossentropy(), True),
+        (keras.losses.BinaryFocalCrossentropy(from_logits=True), False),
+        ("mse", False),
+        (lambda y, y_pred: y_pred - y, False),
+    ],
+)
+def test_losses_of_probabilities(loss, told):
+    y, y_pred = np.zeros(2, "int32"), np.full((2, 3), 1 / 3, "float32")
+    assert _keras.takes_probabilities(loss, y, y_pred) == told
