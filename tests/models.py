@@ -2,12 +2,27 @@
 
 import keras
 import numpy as np
+import pytest
 from oracle import Oracle
 
 import keras_sg
 
 FEATURES, CLASSES, EXAMPLES, BATCH = 6, 3, 16, 8
 MODULE_RATE, SYNTHESIZER_RATE = 0.1, 0.3
+_TORCH = keras.backend.backend() == "torch"
+# How a model is compiled.
+MODES = [
+    pytest.param({}, id="default"),
+    pytest.param({"run_eagerly": True}, id="eager"),
+    pytest.param(
+        {"jit_compile": True}, id="xla", marks=pytest.mark.skipif(_TORCH, reason="PyTorch has no XLA")
+    ),
+    pytest.param(
+        {"steps_per_execution": 5},
+        id="several steps",
+        marks=pytest.mark.skipif(_TORCH, reason="one step at a time"),
+    ),
+]
 
 
 def data(seed=0):

@@ -3,13 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from models import BATCH, CLASSES, FEATURES, MODULE_RATE, interfaces_of
+from models import BATCH, CLASSES, FEATURES, MODES, MODULE_RATE, interfaces_of
 from test_side_by_side import EXAMPLES, data
 
 import keras_sg
 from keras_sg.synthesizers import Feedback
 
-TORCH = keras.backend.backend() == "torch"
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -60,21 +59,7 @@ class Oracle:
         ]
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param({}, id="default"),
-        pytest.param({"run_eagerly": True}, id="eager"),
-        pytest.param(
-            {"jit_compile": True}, id="xla", marks=pytest.mark.skipif(TORCH, reason="PyTorch has no XLA")
-        ),
-        pytest.param(
-            {"steps_per_execution": 5},
-            id="several steps",
-            marks=pytest.mark.skipif(TORCH, reason="one step at a time"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("mix", [1.0, 0.25])
 def test_oracle(mix, mode):
     model = network(mix=mix)

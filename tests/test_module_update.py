@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from delayed import Adam, AtRandom, Descent
-from models import CLASSES, FEATURES, assert_same, mlp, weights_of
+from models import CLASSES, FEATURES, MODES, assert_same, mlp, weights_of
 from test_side_by_side import BATCH, EXAMPLES, data, optimizers
 
 import keras_sg
@@ -37,18 +37,7 @@ def fit(model, schedule, descent=Descent, epochs=3, **options):
     return model.fit(x, y, BATCH, sample_weight=weight, **options)
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        {},
-        {"run_eagerly": True},
-        pytest.param({"jit_compile": True}, marks=pytest.mark.skipif(TORCH, reason="PyTorch has no XLA")),
-        pytest.param(
-            {"steps_per_execution": 5}, marks=pytest.mark.skipif(TORCH, reason="one step at a time")
-        ),
-    ],
-    ids=["default", "eager", "xla", "several steps"],
-)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("descent", [Descent, Adam])
 @pytest.mark.parametrize("interfaces", [1, 3])
 def test_oracle(interfaces, descent, mode):

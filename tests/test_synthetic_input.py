@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from delayed import Adam, AtRandom, Descent
-from models import BATCH, CLASSES, FEATURES, assert_same, mlp, weights_of
+from models import BATCH, CLASSES, FEATURES, MODES, assert_same, mlp, weights_of
 from test_side_by_side import EXAMPLES, RAY, data, optimizers
 
 import keras_sg
@@ -12,22 +12,9 @@ from keras_sg.schedules import InTurn, OnRay, SideBySide
 from keras_sg.synthesizers import InputConv, InputMLP
 
 BACKEND = keras.backend.backend()
-TORCH = BACKEND == "torch"
 # Of Ray itself, which leaves files and processes to the end of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::ResourceWarning")
 RECIPE = InputMLP((7,), batch_normalization=False)
-MODES = [
-    pytest.param({}, id="default"),
-    pytest.param({"run_eagerly": True}, id="eager"),
-    pytest.param(
-        {"jit_compile": True}, id="xla", marks=pytest.mark.skipif(TORCH, reason="PyTorch has no XLA")
-    ),
-    pytest.param(
-        {"steps_per_execution": 5},
-        id="several steps",
-        marks=pytest.mark.skipif(TORCH, reason="one step at a time"),
-    ),
-]
 
 
 class Unlocked(AtRandom):
@@ -314,6 +301,8 @@ def cut(layer=None, **options):
 
 
 def test_unknown():
+    with pytest.raises(ValueError, match="Unknown synthesizer"):
+        cut(synthesizer=InputMLP())
     for wrong in ("linear", 3, keras_sg.synthesizers.Linear(), InputMLP):
         with pytest.raises(ValueError, match=r"`synthetic_input` says .* Received: "):
             cut(synthetic_input=wrong)

@@ -33,6 +33,7 @@ from keras_sg.synthesizers.feedback import Feedback as Feedback
 from keras_sg.synthesizers.gradient import MLP as MLP
 from keras_sg.synthesizers.gradient import Conv as Conv
 from keras_sg.synthesizers.gradient import Linear as Linear
+from keras_sg.synthesizers.inputs import OF_INPUTS as OF_INPUTS
 from keras_sg.synthesizers.inputs import InputConv as InputConv
 from keras_sg.synthesizers.inputs import InputIdentifier as InputIdentifier
 from keras_sg.synthesizers.inputs import InputMLP as InputMLP
@@ -79,7 +80,8 @@ def get(identifier: Identifier) -> Synthesizer | Callable[[Shape], keras.Layer]:
         return get(deserialize(identifier))
     if isinstance(identifier, keras.Layer):
         return Existing(identifier)
-    if isinstance(identifier, type) or isinstance(identifier, str) or not callable(identifier):
+    of_inputs = isinstance(identifier, OF_INPUTS)
+    if isinstance(identifier, (type, str)) or of_inputs or not callable(identifier):
         raise ValueError(
             f"Unknown synthesizer. Expected one of {sorted(RECIPES)}, a recipe such as "
             "keras_sg.synthesizers.MLP(widths=(256,)), a Keras layer or model, or a callable "

@@ -16,16 +16,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_sg.synthesizers.gradient import body, check_data_format, convolution_for
-from keras_sg.synthesizers.recipe import (
-    Existing,
-    Synthesizer,
-    check_count,
-    check_widths,
-    copy_of,
-    deserialize,
-    feature_axis,
-)
+from keras_sg.synthesizers.gradient import Conv, body, convolution_for
+from keras_sg.synthesizers.recipe import Existing, Synthesizer, check_widths, copy_of, deserialize
 from keras_sg.types import Config, Shape
 
 InputIdentifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape, Shape], keras.Layer] | Config
@@ -83,7 +75,7 @@ class InputMLP(Synthesizer):
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
-class InputConv(Synthesizer):
+class InputConv(Conv):
     """Hidden layers convolution - BatchNormalization - ReLU on the network's input, then a convolution.
 
     The input is averaged to the interface's positions first, so that convolutions are as cheap as there.
@@ -122,12 +114,7 @@ class InputConv(Synthesizer):
         batch_normalization: bool = True,
         data_format: str | None = None,
     ) -> None:
-        self.depth = check_count("depth", depth, least=0)
-        self.filters = None if filters is None else check_count("filters", filters)
-        self.kernel_size = check_count("kernel_size", kernel_size)
-        self.batch_normalization = batch_normalization
-        self.data_format = check_data_format(data_format)
-        self.axis = feature_axis(self.data_format)
+        super().__init__(depth, filters, kernel_size, batch_normalization, data_format)
 
     def __call__(self, inputs: Shape, shape: Shape) -> keras.Layer:  # type: ignore[override]
         convolution = convolution_for(shape, self.kernel_size, self.data_format)
@@ -150,10 +137,6 @@ class InputConv(Synthesizer):
         widths = [self.filters or channels] * self.depth
         hidden = body(convolution, widths, self.batch_normalization, self.axis)
         return keras.Sequential([*averaged, *hidden, convolution(channels)], name="input_conv")
-
-    def get_config(self) -> Config:
-        names = ("depth", "filters", "kernel_size", "batch_normalization", "data_format")
-        return {name: getattr(self, name) for name in names}
 
 
 RECIPES = {"mlp": InputMLP, "conv": InputConv}
@@ -187,7 +170,7 @@ def get_input(identifier: InputIdentifier) -> Recipe:
     if isinstance(identifier, keras.Layer):
         return ExistingInput(identifier)
     given: Any = identifier
-    own = isinstance(identifier, (InputMLP, InputConv, ExistingInput))
+    own = isinstance(identifier, OF_INPUTS)
     if (isinstance(identifier, (type, str, Synthesizer)) and not own) or not callable(identifier):
         raise ValueError(
             "`synthetic_input` says what predicts an interface from the network's input. Expected one of "
@@ -204,3 +187,6 @@ class ExistingInput(Existing):
 
     def __call__(self, inputs: Shape, shape: Shape) -> keras.Layer:  # type: ignore[override]
         return copy_of(self.layer) if self.layer.built else self.layer
+
+
+OF_INPUTS = (InputMLP, InputConv, ExistingInput)
