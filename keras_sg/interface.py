@@ -546,12 +546,16 @@ class Interface(keras.layers.Wrapper):
     def _serialized_input(self) -> Config:
         if self.synthetic_input is None:
             return {}
-        return {"synthetic_input": self._serialized(self.synthetic_input.recipe, "synthetic_input")}
+        return {
+            "synthetic_input": self._serialized(
+                self.synthetic_input.recipe, "synthetic_input", self.synthetic_input.predictor
+            )
+        }
 
     def _serialized_synthesizer(self) -> Any:
-        return self._serialized(self._recipe, "synthesizer")
+        return self._serialized(self._recipe, "synthesizer", self.synthesizer)
 
-    def _serialized(self, recipe: Any, role: str) -> Any:
+    def _serialized(self, recipe: Any, role: str, made: keras.Layer) -> Any:
         try:
             return synthesizers.serialize(recipe)
         except (NotImplementedError, TypeError, ValueError) as error:
@@ -559,7 +563,7 @@ class Interface(keras.layers.Wrapper):
             raise ValueError(
                 f"The {role} of interface {self.name!r} cannot be written to a file. Give its class a "
                 "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: a "
-                f"{role} of type {type(source).__name__} ({source!r})."
+                f"{role} of type {type(source).__name__} ({made!r})."
             ) from error
 
 

@@ -373,6 +373,26 @@ def test_plain_model():
         model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
 
 
+def test_what_cannot_be_written(tmp_path):
+    inputs = keras.Input((4,))
+    h = cut(synthetic_input=lambda given, shape: keras.layers.Lambda(lambda x: x))(inputs)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(2)(h))
+    model.save(tmp_path / "model.keras")  # Keras writes a lambda, and refuses to read it
+    with pytest.raises(ValueError, match="lambda"):
+        keras.saving.load_model(tmp_path / "model.keras")
+
+    class Recipe(InputMLP):
+        def get_config(self):
+            raise NotImplementedError("a recipe with a function in it")
+
+    h = cut(synthetic_input=Recipe())(inputs)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(2)(h))
+    with pytest.raises(
+        ValueError, match=r"The synthetic_input of interface 'module' cannot be written.*Sequential"
+    ):
+        model.save(tmp_path / "model.keras")
+
+
 def test_halves():
     with pytest.raises(ValueError, match="which the upper half has not"):
         keras_sg.split(mlp(2, synthetic_input="mlp"), at="module1")
