@@ -1,5 +1,6 @@
 # make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
-# make test    the linter, the type checker and all tests, on TensorFlow, on JAX and, where it is installed, on PyTorch
+# make test    the linter, the type checker and the tests that find most, on TensorFlow, JAX and, where it is installed, PyTorch
+# make test-all    all tests: those of make test, and the rest
 # make coverage    the tests once more, and which lines of the package they run: 95 % at least
 # make docs    the documentation, built strictly into site/; make docs-serve shows it on localhost:8000
 # All start from a bare clone: Python 3.11 or newer is all they need.
@@ -15,7 +16,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 HAS_TORCH = $(shell $(BIN)/python -c "import torch" 2> /dev/null && echo yes)
 WITHOUT_TORCH = The tests on PyTorch are left out: it is not installed. To run them: $(BIN)/python -m pip install torch
 
-.PHONY: demo test coverage docs docs-serve clean
+.PHONY: demo test test-all test-rest coverage docs docs-serve clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.quickstart
@@ -24,9 +25,16 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy keras_sg
-	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow"
-	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not tensorflow",@echo "$(WITHOUT_TORCH)")
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough"
+	KERAS_BACKEND=jax $(PYTEST) -m "not thorough and not tensorflow"
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not thorough and not tensorflow",@echo "$(WITHOUT_TORCH)")
+
+test-all: test test-rest
+
+test-rest: .venv/test
+	KERAS_BACKEND=tensorflow $(PYTEST) -m "thorough"
+	KERAS_BACKEND=jax $(PYTEST) -m "thorough and not tensorflow"
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "thorough and not tensorflow")
 
 # No backend runs all lines: the bar is for all of them together.
 COV := --cov --cov-append --cov-report= --cov-fail-under=0

@@ -22,7 +22,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras
 import pytest
+import thorough
 
+HERE = pathlib.Path(__file__).parent
 BACKEND = keras.backend.backend()
 
 if BACKEND == "tensorflow":
@@ -40,7 +42,11 @@ if BACKEND == "torch":
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    seen = set()
     for item in items:
+        file = item.path.relative_to(HERE).as_posix()
+        if thorough.left(file, item.nodeid.rpartition("::")[2].partition("[")[0], seen):
+            item.add_marker("thorough")
         if "two_devices" in item.fixturenames:
             item.add_marker("tensorflow")
         if item.get_closest_marker("tensorflow") and BACKEND != "tensorflow":

@@ -11,6 +11,7 @@ import sys
 import zipfile
 
 import pytest
+import thorough
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -111,3 +112,24 @@ def test_what_a_circle_is():
     assert circle(below) is None
     for closing in ("import a", "def f():\n    from b import x", "if f:\n    from a import x"):
         assert {"a", "b"} & set(circle(below | {"c.e": closing}))
+
+
+def test_what_is_left_to_the_thorough_run_exists():
+    functions = {
+        path.relative_to(ROOT / "tests").as_posix(): {
+            node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+        }
+        for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    left = {f"{file}::{name}" for file, names in thorough.SLOW.items() for name in names}
+    known = {f"{file}::{name}" for file, names in functions.items() for name in names}
+    assert left - known == set()
+    assert thorough.EVERY_CASE - known - set(functions) == set()
+
+
+def test_the_first_case_of_what_is_not_slow_stays():
+    seen = set()
+    assert not thorough.left("test_a.py", "test_b", seen)
+    assert thorough.left("test_a.py", "test_b", seen)
+    assert not any(thorough.left("test_errors.py", "test_arguments", seen) for _ in range(2))
+    assert thorough.left("test_examples.py", "test_a_killed_process_goes_on", set())
