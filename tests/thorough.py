@@ -4,7 +4,7 @@
 every oracle and of every kind of interface, every row of the conformance table once, runs of the examples.
 """
 
-# Tests that take more than a second a case, on two cores, and are not among those; by file.
+# Tests that take more than a second a case, on one of two cores, and are not among those; by file.
 SLOW = {
     "conformance/test_limits.py": [
         "test_a_plain_model_that_cannot_be_written_leaves_an_empty_file",
@@ -20,6 +20,7 @@ SLOW = {
     ],
     "conformance/test_running.py": [
         "test_accumulated_small_batches_are_the_large_batch",
+        "test_half_precision_with_a_loss_scale_that_moves",
         "test_resumed_in_half_precision",
         "test_two_devices",
     ],
@@ -32,13 +33,23 @@ SLOW = {
     "test_adam.py": [
         "test_under_a_strategy_it_is_left_to_keras",
     ],
+    "test_balance.py": [
+        "test_a_real_network",
+        "test_places_are_where_all_paths_meet",
+        "test_the_result_is_what_decouple_takes",
+    ],
     "test_benchmarks.py": [
+        "test_a_peer_trains_as_sg_does",
         "test_accuracy",
+        "test_adam",
         "test_arithmetic",
+        "test_depth",
+        "test_interfaces",
         "test_module_update",
         "test_pipeline",
         "test_step",
         "test_the_arms_of_memory_in_deep_networks",
+        "test_the_rows_of_arithmetic",
         "test_update_period",
     ],
     "test_callbacks.py": [
@@ -47,6 +58,7 @@ SLOW = {
         "test_mix_mirrored",
     ],
     "test_clipping.py": [
+        "test_an_optimizer_in_keras_own_pair",
         "test_at_mix_zero_the_modules_are_those_of_plain_keras",
         "test_on_two_devices",
         "test_synthesizers_have_a_norm_of_their_own",
@@ -54,15 +66,22 @@ SLOW = {
     ],
     "test_critic.py": [
         "test_a_replica_without_examples",
+        "test_convolutional_critics",
         "test_exact_mirrored",
+        "test_half_precision",
     ],
     "test_data.py": [
+        "test_a_machine_without_tensorflow",
         "test_the_fast_recipe_on_this_backend",
     ],
     "test_docs.py": [
         "test_the_site_builds_and_needs_no_network",
     ],
+    "test_engine.py": [
+        "test_modules_that_are_alike",
+    ],
     "test_exact.py": [
+        "test_gradient_accumulation_is_the_large_batch",
         "test_half_precision",
         "test_one_hot_and_index_labels_are_the_same",
     ],
@@ -76,6 +95,7 @@ SLOW = {
         "test_cifar10_deep_every_arm",
         "test_cifar10_in_bfloat16",
         "test_mnist_learns",
+        "test_no_backprop_trains_the_last_layer_only",
     ],
     "test_federated_split.py": [
         "test_a_refit_changes_the_critic_alone",
@@ -96,9 +116,14 @@ SLOW = {
         "test_a_frozen_interface_is_a_frozen_module",
         "test_below_what_is_frozen_the_network_learns_on",
     ],
+    "test_gpu_benchmark.py": [
+        "test_it_stops_and_goes_on",
+    ],
     "test_halves.py": [
         "test_a_cut_inside_a_nested_model_with_statistics_and_noise",
+        "test_a_target_for_every_other_batch_is_an_update_period_of_two",
         "test_each_half_is_saved_by_itself_and_goes_on",
+        "test_fit_on_a_pair_is_to_learn_it",
         "test_fit_on_pairs_trains_the_synthesizer_and_leaves_the_module",
         "test_half_precision",
         "test_one_optimizer_is_copied_for_the_synthesizer",
@@ -135,38 +160,72 @@ SLOW = {
         "test_metrics_with_a_state_of_many_numbers",
         "test_optimizers",
     ],
+    "test_labels.py": [
+        "test_a_network_with_a_label_for_each_position_trains",
+    ],
     "test_layers.py": [
         "test_a_conditional_convolutional_interface",
+        "test_batch_normalization_advances_once_a_step",
+        "test_conditional_synthetic_loss_with_two_outputs_and_loss_weights",
+        "test_masks_pass_through",
         "test_recipes_layers_models_and_callables_as_synthesizers",
         "test_synthetic_loss_mirrored",
     ],
     "test_local_loss.py": [
         "test_exact_mirrored",
+        "test_files_and_configuration",
+        "test_side_by_side_nothing_is_late",
     ],
     "test_models.py": [
+        "test_each_interface_is_reported_up_to_a_number_or_as_one_chooses",
         "test_each_kind_of_label_is_checked_once",
+        "test_metric_keys",
         "test_overflowing_half_precision_steps_are_not_reported",
         "test_save_load_and_go_on",
+        "test_synthetic_losses_have_no_cosine",
         "test_what_is_reported_of_all_does_not_depend_on_what_is_reported_of_each",
     ],
     "test_module_update.py": [
         "test_goes_on_where_it_stopped",
         "test_metrics_and_how_often",
+        "test_synthesizers_at_rest_are_not_called",
         "test_unconditional",
         "test_update_period",
         "test_what_rests_stays",
+    ],
+    "test_multi_process.py": [
+        "test_a_process_is_lost_and_all_go_on",
+        "test_two_processes_end_with_the_weights_of_one",
     ],
     "test_package.py": [
         "test_importing_it_imports_nothing_that_is_asked_for_later",
     ],
     "test_paper_table.py": [
         "test_a_budget",
+        "test_cells_are_run_once",
+        "test_convolutional_network",
+        "test_synthesizers_of_the_paper",
+    ],
+    "test_parallel_benchmark.py": [
+        "test_it_runs",
+    ],
+    "test_parting.py": [
+        "test_a_call_has_its_arguments_in_a_module_too",
+        "test_what_is_computed_of_inputs_alone_is_computed_where_it_is_used",
+    ],
+    "test_pipeline.py": [
+        "test_an_error_in_mid_epoch_leaves_the_weights_from_before_it",
+        "test_in_flight",
     ],
     "test_recurrent.py": [
+        "test_a_linear_auxiliary_read_out_changes_nothing_else",
+        "test_dropout",
         "test_hidden_layers",
         "test_it_may_be_the_last_layer_and_stand_on_another",
+        "test_mix_is_moved",
         "test_outside_training_it_is_the_plain_layer_and_leaves_the_state_alone",
         "test_saved_and_loaded_in_mid_sequence_it_goes_on",
+        "test_without_mix_and_ends_it_is_a_stateful_layer",
         "test_without_mix_it_is_truncated_backpropagation_with_the_state_handed_on",
     ],
     "test_recurrent_errors.py": [
@@ -176,36 +235,53 @@ SLOW = {
         "test_benchmark",
         "test_characters",
         "test_copy_goes_on_where_it_was",
+        "test_what_is_generated_is_what_the_network_says",
+        "test_what_limits_it",
     ],
     "test_schedules.py": [
         "test_a_schedule_is_not_saved",
     ],
     "test_side_by_side.py": [
         "test_actors",
+        "test_actors_a_slow_module",
         "test_actors_killed_in_mid_epoch",
         "test_actors_late_targets",
+        "test_rests",
     ],
     "test_sparse.py": [
+        "test_a_step_grows_with_the_number_of_periods",
+        "test_a_step_is_that_of_an_optimizer_that_is_given_what_is_due",
         "test_a_step_that_is_due_is_the_ordinary_step",
         "test_exact_mirrored",
         "test_exact_mirrored_with_several_periods",
         "test_exact_with_several_periods",
+        "test_half_precision",
         "test_nothing_of_a_resting_synthesizer_moves",
     ],
     "test_surgery.py": [
         "test_a_real_network_trains",
         "test_applications",
+        "test_deeper_nesting",
         "test_mask_and_other_call_arguments_are_handed_on",
         "test_nested_models_by_path",
         "test_synthetic_losses",
+        "test_toys",
     ],
     "test_sweep.py": [
         "test_a_chief_and_two_workers",
         "test_a_killed_process_goes_on",
+        "test_a_trial_is_what_one_would_train_by_hand",
+        "test_again_there_is_nothing_to_do",
         "test_every_arm",
         "test_hyperband_gives_all_epochs_to_some",
         "test_mnist",
+        "test_other_settings_are_refused",
+        "test_plot_reads_what_keras_tuner_keeps",
         "test_stopped_and_resumed_it_finds_the_same",
+    ],
+    "test_synthesizers.py": [
+        "test_conv_predicts_zero_for_sequences_images_and_volumes",
+        "test_gradient_recipes_predict_zero_at_any_rank",
     ],
     "test_synthetic_input.py": [
         "test_convolutional",
@@ -227,12 +303,18 @@ SLOW = {
         "test_it_runs",
     ],
     "test_weights.py": [
+        "test_a_synthesizer_whose_layers_read_masks_otherwise",
         "test_exact_in_a_plain_model",
         "test_exact_mirrored",
         "test_exact_with_a_label_for_each_step",
         "test_padding_has_no_effect",
         "test_padding_of_outputs_with_positions_has_no_effect_on_predicted_losses",
+        "test_predicted_losses_of_masked_outputs_without_weights",
         "test_what_counts_nothing_has_no_effect",
+        "test_where_a_mask_is_false_nothing_goes_down",
+    ],
+    "test_windows.py": [
+        "test_fit_on_windows_is_that_on_the_arrays_in_them",
     ],
 }
 # Files and tests of which every case stays.
