@@ -51,6 +51,11 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return layer._flatten_layers(include_self=False)
 
 
+def with_sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """`layer`, and every layer inside it, each behind what holds it."""
+    return [layer, *sublayers(layer)]
+
+
 def mask_of(tensor: Tensor) -> Tensor | None:
     """The mask that Keras has attached to `tensor`, if any."""
     return backend.get_keras_mask(tensor)

@@ -236,7 +236,7 @@ class Interface(keras.layers.Wrapper):
         finally:
             keras.config.set_dtype_policy(policy)
         owners.claim(self.synthesizer)
-        for part, trainable in zip(_parts(self.synthesizer), self._trainable_parts or ()):
+        for part, trainable in zip(_keras.with_sublayers(self.synthesizer), self._trainable_parts or ()):
             part.trainable = trainable
         self._check_prediction(shape, tuple(getattr(predicted, "shape", ())))
 
@@ -498,7 +498,7 @@ class Interface(keras.layers.Wrapper):
     def get_config(self) -> Config:
         parts = self._trainable_parts
         if self.synthesizer is not None:
-            parts = tuple(part.trainable for part in _parts(self.synthesizer))
+            parts = tuple(part.trainable for part in _keras.with_sublayers(self.synthesizer))
         source = self.labels_from
         return {
             **super().get_config(),
@@ -520,10 +520,13 @@ class Interface(keras.layers.Wrapper):
         check_readable(config.pop("keras_sg_version", None))
         config.pop("trainable", None)  # the layer's configuration says it, of each layer inside it
         parts = config.pop("synthesizer_trainable", None)
+        parts_of_input = config.pop("synthetic_input_trainable", [])
         if "labels_from" in config:
             config["labels_from"] = label_sources.deserialize(config["labels_from"])
         interface = super().from_config(config, custom_objects=custom_objects)
         interface._trainable_parts = None if parts is None else tuple(parts)
+        if interface.synthetic_input is not None:
+            interface.synthetic_input.trainable_parts = parts_of_input
         return interface
 
     def _make_synthetic_input(self, identifier: Any) -> SyntheticInput | None:
@@ -546,10 +549,10 @@ class Interface(keras.layers.Wrapper):
     def _serialized_input(self) -> Config:
         if self.synthetic_input is None:
             return {}
+        made = self.synthetic_input
         return {
-            "synthetic_input": self._serialized(
-                self.synthetic_input.recipe, "synthetic_input", self.synthetic_input.predictor
-            )
+            "synthetic_input": self._serialized(made.recipe, "synthetic_input", made.predictor),
+            "synthetic_input_trainable": made.trainable_parts,
         }
 
     def _serialized_synthesizer(self) -> Any:
@@ -571,11 +574,6 @@ def interfaces_in(layer: keras.Layer) -> list[Interface]:
     """The interfaces inside `layer`, at any depth, itself among them, each once, in order."""
     found = [inner for inner in (layer, *_keras.sublayers(layer)) if isinstance(inner, Interface)]
     return list({id(interface): interface for interface in found}.values())
-
-
-def _parts(layer: keras.Layer) -> list[keras.Layer]:
-    """A layer and all that are inside it, each behind what holds it."""
-    return [layer, *_keras.sublayers(layer)]
 
 
 def _check_period(update_period: int) -> int:

@@ -80,8 +80,9 @@ class SyntheticGradient(Interface):
 
     Raises:
         ValueError: an argument is not as described; the layer's output cannot be an interface;
-            the synthesizer's output has another shape; a conditional interface is trained
-            outside a `DecoupledModel`, or with labels that are not class labels.
+            the synthesizer's output has another shape; a conditional interface, or one with a
+            `synthetic_input` or with `"feedback"`, is trained outside a `DecoupledModel`; or a conditional
+            one with labels that are not class labels.
 
     Example:
 

@@ -116,7 +116,7 @@ class Step:
     Attributes:
         gradients: list of `GradientPrediction`, in the order in which the interfaces were met.
         losses: list of `LossPrediction`, likewise.
-        entering: list of `InputPrediction`, likewise.
+        synthetic_inputs: list of `InputPrediction`, likewise.
         awaiting: list of `Awaiting`, likewise.
     """
 
@@ -138,7 +138,7 @@ class Step:
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
         self.inputs = inputs
-        self.entering: list[InputPrediction] = []
+        self.synthetic_inputs: list[InputPrediction] = []
         self.awaiting: list[Awaiting] = []
 
     @property
@@ -189,7 +189,7 @@ class Step:
 
     def add_input(self, *prediction: Any) -> None:
         """Take the fields of an `InputPrediction`."""
-        self.entering.append(InputPrediction(*prediction))
+        self.synthetic_inputs.append(InputPrediction(*prediction))
 
     def await_error(self, *waiting: Any) -> None:
         """Take the fields of an `Awaiting`."""

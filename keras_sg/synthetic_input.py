@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg import owners, synthesizers
+from keras_sg import _keras, owners, synthesizers
 from keras_sg.synthesizers import inputs as recipes
 from keras_sg.types import Config, Shape, Tensor
 
@@ -23,6 +23,7 @@ class SyntheticInput(keras.layers.Layer):
         recipe: as given.
         predictor: the layer that predicts; None until it is built.
         given: the shape of the input that it was built for.
+        trainable_parts: of itself and every layer inside it, whether it is trained; a list.
         loss: that of its regression on `h`.
         update_period: it learns in every step.
     """
@@ -35,6 +36,7 @@ class SyntheticInput(keras.layers.Layer):
         self.recipe: Any = recipe
         self.predictor: keras.Layer = None
         self.given: Shape = ()
+        self._restored: list[bool] = []
 
     def enter(self, model: keras.Model, shape: Shape) -> None:
         """Build it for a model's input and an interface of this shape.
@@ -84,7 +86,17 @@ class SyntheticInput(keras.layers.Layer):
             self.recipe = recipes.ExistingInput(self.predictor)  # a plain callable has no configuration
         self.given = given
         owners.claim(self.predictor)
+        for part, trainable in zip(_keras.with_sublayers(self), self._restored):
+            part.trainable = trainable
         self.built = True
+
+    @property
+    def trainable_parts(self) -> list[bool]:
+        return [part.trainable for part in _keras.with_sublayers(self)] if self.built else self._restored
+
+    @trainable_parts.setter
+    def trainable_parts(self, parts: list[bool]) -> None:
+        self._restored = list(parts)
 
     def call(self, given: Tensor) -> Tensor:
         """What is predicted, in training mode, of an input in whatever float dtype."""

@@ -218,6 +218,25 @@ def test_saved(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_is_frozen_stays_so_in_a_file(tmp_path):
+    model = mlp(2, CLASSES, synthetic_input=RECIPE)
+    model.interfaces[0].synthetic_input.trainable = False
+    model.interfaces[1].synthetic_input.predictor.layers[0].trainable = False
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for again in (loaded, keras.models.clone_model(loaded)):
+        first, second = (cut.synthetic_input for cut in again.interfaces)
+        assert not first.trainable and first.trainable_variables == []
+        assert [layer.trainable for layer in second.predictor.layers[::2]] == [False, True]
+        assert len(second.trainable_variables) == 2
+    before = predictors_of(loaded)
+    x, y, weight = data()
+    loaded.fit(x, y, BATCH, sample_weight=weight, verbose=0)
+    moved = [[np.any(a != b) for a, b in zip(*pair)] for pair in zip(before, predictors_of(loaded))]
+    assert moved == [[False] * 4, [False, False, True, True]]
+
+
 def from_shapes(given, shape):
     return keras.layers.Dense(shape[-1])
 

@@ -245,7 +245,7 @@ class Program:
         values_of = {id(met.interface): ops.stop_gradient(met.value) for met in step.losses}
         gradients_of = {id(met.interface): ops.stop_gradient(met.synthetic) for met in step.gradients}
         interfaces = list(map(id, self.module.interfaces))
-        replaced = {id(met.interface): met.h for met in step.entering}
+        replaced = {id(met.interface): met.h for met in step.synthetic_inputs}
         behind = [
             Passed(replaced[key], passed.mask) if key in replaced else None
             for key, passed in zip(interfaces, outputs)

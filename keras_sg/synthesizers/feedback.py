@@ -77,7 +77,7 @@ class Feedback(Synthesizer):
 
 @keras.saving.register_keras_serializable(package="keras_sg")
 class FixedFeedback(keras.layers.Layer):
-    """`[h, e]` to `e B` in the shape of `h`; see `Feedback`."""
+    """`[h, e]`, `(batch, ..., features)` and `(batch, outputs)`, to `e B` like `h`; see `Feedback`."""
 
     label_apart = True
     of_error = True

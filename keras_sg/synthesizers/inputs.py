@@ -28,8 +28,9 @@ Recipe: TypeAlias = Callable[[Shape, Shape], keras.Layer]
 class InputMLP(Synthesizer):
     """Hidden layers Dense - BatchNormalization - ReLU on the network's input, then a Dense read-out.
 
-    Where input and interface have the same positions between batch and features, it acts on the last axis;
-    else on all numbers of an example at once.
+    Called with the shapes of the network's input and of the interface, `(None, ..., features)` both, it makes
+    a layer from the one to the other. Where the two have the same positions between batch and features, that
+    acts on the last axis; else on all numbers of an example at once.
 
     Args:
         widths: widths of the hidden layers, positive integers. By default one, as wide as the interface.
@@ -78,7 +79,9 @@ class InputMLP(Synthesizer):
 class InputConv(Conv):
     """Hidden layers convolution - BatchNormalization - ReLU on the network's input, then a convolution.
 
-    The input is averaged to the interface's positions first, so that convolutions are as cheap as there.
+    Called with the shapes of the network's input and of the interface, it makes a layer from the one to the
+    other. The input is averaged to the interface's positions first, so that convolutions are as cheap as
+    there.
 
     Args:
         depth: number of hidden layers, an integer of at least 0.

@@ -51,7 +51,7 @@ def inner_lessons(step: Step, example_loss: Tensor | None, scale: Tensor) -> lis
 def _of_inputs(step: Step, scale: Tensor) -> list[Lesson]:
     """Every predicted input of a module is to be what leaves the module below."""
     found = []
-    for interface, predicted, h, weight in step.entering:
+    for interface, predicted, h, weight in step.synthetic_inputs:
         target = gradients.widen(h)
         counting = _counting(weight, target, interface.feature_axis)
         found.append(Lesson(interface.synthetic_input, predicted, target, 1.0, scale, *counting))

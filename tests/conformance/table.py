@@ -234,7 +234,7 @@ ROWS = {
         recurrent=True,
     ),
     "synthetic input": Row(
-        dense(count=2, synthetic_input=synthesizers.InputMLP((4,), batch_normalization=False), **CUT),
+        dense(count=2, synthetic_input=synthesizers.InputMLP((4, 3), batch_normalization=False), **CUT),
         tried="xla steps mirrored half killed",
     ),
     "synthetic input, conv": Row(
