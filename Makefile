@@ -43,7 +43,7 @@ coverage: .venv/test
 	KERAS_BACKEND=tensorflow $(PYTEST) -q $(COV)
 	KERAS_BACKEND=jax $(PYTEST) -q -m "not tensorflow" $(COV)
 	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -q -m "not tensorflow" $(COV))
-	$(BIN)/coverage report $(if $(HAS_TORCH),,--omit="keras_sg/trainers/torch*")
+	$(BIN)/coverage report $(if $(HAS_TORCH),,--omit="keras_sg/_trainers/torch/*")
 
 docs: .venv/docs
 	$(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml

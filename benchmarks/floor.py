@@ -34,7 +34,7 @@ import keras
 from keras import ops
 
 import keras_sg
-from keras_sg.interface import Interface
+from keras_sg._interfaces.interface import Interface
 
 ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 

@@ -21,7 +21,7 @@ from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_g
 from keras.src.trainers import compile_utils
 from keras.src.trainers.data_adapters import get_data_adapter
 
-from keras_sg.types import Nested, Shape, Tensor, Variable
+from keras_sg._types import Nested, Shape, Tensor, Variable
 
 STEP = "decoupled_step"
 
@@ -73,6 +73,13 @@ def copy_mask(source: Tensor, target: Tensor) -> Tensor:
     if mask is not None and target is not source:
         backend.set_keras_mask(target, mask)
     return target
+
+
+def is_graph(layer: keras.Layer) -> bool:
+    """Whether a layer is a Functional or Sequential model, whose layers can be rearranged."""
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    )
 
 
 def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:

@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_sg import dtypes
-from keras_sg.custom_gradient import custom_gradient
-from keras_sg.types import Tensor
+from keras_sg._backends import dtypes
+from keras_sg._backends.custom_gradient import custom_gradient
+from keras_sg._types import Tensor
 
 
 class Regression(NamedTuple):

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg.types import Nested, Shape, Tensor
+from keras_sg._types import Nested, Shape, Tensor
 
 Ignored = tuple[int, ...]  # classes that stand for "no label"
 # Dtypes that may not hold the number of classes.

@@ -6,7 +6,7 @@ from keras import layers
 
 import keras_sg
 from keras_sg import synthesizers
-from keras_sg.interface import interfaces_in
+from keras_sg._interfaces.interface import interfaces_in
 
 FEATURES, CLASSES, EXAMPLES, BATCH, EPOCHS = 6, 3, 20, 8, 3  # the last batch of an epoch is smaller
 EAGERLY = keras.backend.backend() == "tensorflow"  # how a few steps are quickest

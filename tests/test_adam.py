@@ -120,7 +120,7 @@ def test_under_a_strategy_it_is_left_to_keras(two_devices, kernels):
 
 
 def test_an_optimizer_is_as_before_when_a_step_fails():
-    from keras_sg.trainers import tensorflow_adam
+    from keras_sg._trainers.tensorflow import adam as tensorflow_adam
 
     optimizer = keras.optimizers.Adam()
     optimizer.build([keras.Variable(0.0)])

@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 
 import keras_sg
-from keras_sg import placement
-from keras_sg.placement import AS_GOOD, OPERATIONS_PER_ELEMENT, partition
+from keras_sg._surgery import balance as placement
+from keras_sg._surgery.balance import AS_GOOD, OPERATIONS_PER_ELEMENT, partition
 
 
 def stack(*units, **options):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import keras_sg
-from keras_sg.models import interfaces_in
+from keras_sg._model import interfaces_in
 
 pytestmark = pytest.mark.tensorflow
 ROOT = pathlib.Path(__file__).parent.parent

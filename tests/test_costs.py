@@ -4,8 +4,8 @@ import keras
 import pytest
 from keras import layers
 
-from keras_sg import costs
-from keras_sg.costs import Cost
+from keras_sg._surgery import costs
+from keras_sg._surgery.costs import Cost
 
 
 class Own(layers.Layer):

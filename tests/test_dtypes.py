@@ -1,6 +1,6 @@
 import pytest
 
-from keras_sg import dtypes
+from keras_sg._backends import dtypes
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from in_turn import assert_same, crossentropy, numbers, seeded
 from keras import layers
 
 import keras_sg
-from keras_sg.modules.engine import compiled
+from keras_sg._modules.engine import compiled
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="programs are shared on JAX only")
 MODEL = types.SimpleNamespace(run_eagerly=False, jit_compile=True)

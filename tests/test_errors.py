@@ -204,7 +204,7 @@ def test_trained_outside_a_decoupled_model(interface, num_classes, message):
 
 def test_no_trainer_for_this_backend():
     """What `DecoupledModel` is mixed with on a backend without a trainer."""
-    from keras_sg.trainers.missing import MissingTrainer
+    from keras_sg._trainers.missing import MissingTrainer
 
     expected = rf"trains on the backends 'tensorflow', 'jax' and 'torch'.*the backend '{BACKEND}'"
     with pytest.raises(NotImplementedError, match=expected):

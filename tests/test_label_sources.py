@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import keras_sg
-from keras_sg import label_sources
+from keras_sg._interfaces import label_sources
 
 X, LABELS = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.arange(8) % 3
 VALUES = X[:, :1]

@@ -125,7 +125,7 @@ def test_whose_variables_they_are(case, policy, tmp_path):
     model.save(tmp_path / "model.keras")
     for each in (model, clone, keras.models.load_model(tmp_path / "model.keras")):
         optimizer = _keras.inner_optimizer(each.optimizer)
-        (interface,) = keras_sg.models.interfaces_in(each)
+        (interface,) = keras_sg._model.interfaces_in(each)
         adam, sgd = optimizer.optimizers
         ours = [id(v) for v in interface.synthesizer.trainable_variables]
         others = [id(v) for v in each.trainable_variables if id(v) not in ours]
@@ -151,7 +151,9 @@ def test_the_map_of_an_older_file_is_read():
         keras.optimizers.SGD(), {"(.*/)?keras_sg_synthesizer/.*": keras.optimizers.Adam()}
     )
     config = {"optimizer_map": keras.saving.serialize_keras_object(optimizer_map), "name": "older"}
-    older = keras_sg.optimizers.DecoupledOptimizer.from_config({**config, "loss_scale_factor": None})
+    older = keras_sg._optimizers.decoupled.DecoupledOptimizer.from_config(
+        {**config, "loss_scale_factor": None}
+    )
     assert [type(inner).__name__ for inner in older.optimizers] == ["Adam", "SGD"] and older.name == "older"
     model = MODELS["modules of the synthesizers' name"]()
     found = {v.path: _keras.optimizer_of(older, v).name for v in model.trainable_variables}

@@ -7,8 +7,8 @@ from keras import layers, ops
 from models import Hiding
 
 import keras_sg
-from keras_sg.modules import part
-from keras_sg.modules.parting import met_in
+from keras_sg._modules import part
+from keras_sg._modules.parting import met_in
 
 
 def dense(units, name, **options):

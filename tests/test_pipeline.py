@@ -6,7 +6,7 @@ import pytest
 from models import BATCH, CLASSES, FEATURES, data, mlp
 
 import keras_sg
-from keras_sg.modules import optimizers
+from keras_sg._modules import optimizers
 from keras_sg.schedules import InTurn, OnRay, SideBySide, get
 from keras_sg.schedules.worker import ModuleWorker
 

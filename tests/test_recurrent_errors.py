@@ -8,7 +8,7 @@ from recurrent_models import ROWS, flat, network, windows
 
 import keras_sg
 from keras_sg import RecurrentSyntheticGradient, Windows
-from keras_sg.recurrent.states import States
+from keras_sg._recurrent.states import States
 
 LSTM = dict(units=4, return_sequences=True)
 WRONG_ARGUMENTS = {

@@ -24,7 +24,7 @@ from models import (
 from oracle import Oracle
 
 import keras_sg
-from keras_sg import clipping
+from keras_sg._optimizers import clipping
 
 PERIOD, EPOCHS = 3, 4
 
@@ -143,7 +143,7 @@ def sparse_model(make):
 
 def apply_sparsely(model, updates):
     """What a training step does with the gradients of all variables."""
-    module = importlib.import_module(f"keras_sg.trainers.{BACKEND}_sparse")
+    module = importlib.import_module(f"keras_sg._trainers.{BACKEND}.periods")
     if BACKEND == "jax":
         apply = lambda state, *rest: module.JaxSparseUpdates(model, state).apply(state, *rest)
         return statelessly(model, updates, apply)

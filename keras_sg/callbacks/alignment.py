@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sg import batches
-from keras_sg.models import DecoupledModel
-from keras_sg.reports import cosine
-from keras_sg.types import Logs, Nested
+from keras_sg._model import DecoupledModel
+from keras_sg._trainers import batches
+from keras_sg._trainers.reports import cosine
+from keras_sg._types import Logs, Nested
 
 
 class GradientAlignment(keras.callbacks.Callback):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import keras
 
 from keras_sg import gradients
-from keras_sg.interface import interfaces_in
-from keras_sg.types import Logs
+from keras_sg._interfaces.interface import interfaces_in
+from keras_sg._types import Logs
 
 
 class MixSchedule(keras.callbacks.Callback):

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 from keras_sg import _keras
-from keras_sg.interface import Interface
-from keras_sg.models import DecoupledModel
-from keras_sg.types import Logs, Variable
+from keras_sg._interfaces.interface import Interface
+from keras_sg._model import DecoupledModel
+from keras_sg._types import Logs, Variable
 
 
 class UpdateSize(keras.callbacks.Callback):

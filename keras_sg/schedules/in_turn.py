@@ -15,9 +15,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras, batches
-from keras_sg.interface import Interface
-from keras_sg.modules import (
+from keras_sg import _keras
+from keras_sg._interfaces.interface import Interface
+from keras_sg._modules import (
     Batch,
     Entering,
     Given,
@@ -30,13 +30,14 @@ from keras_sg.modules import (
     part,
     programs,
 )
-from keras_sg.modules.engine import compiled, loss_scale, reader
-from keras_sg.reports import Measure
+from keras_sg._modules.engine import compiled, loss_scale, reader
+from keras_sg._trainers import batches
+from keras_sg._trainers.reports import Measure
+from keras_sg._types import Logs, Nested, Tensor, Variable
 from keras_sg.schedules.pipeline import ByWorkers, Engine, Pipeline
 from keras_sg.schedules.rounds import Rounds
 from keras_sg.schedules.schedule import Runner, check_modules
 from keras_sg.schedules.worker import ModuleWorker
-from keras_sg.types import Logs, Nested, Tensor, Variable
 
 RECEIVED = "schedule='in_turn'"  # for errors
 END = 0  # in the place of an interface: the model's outputs, and their loss

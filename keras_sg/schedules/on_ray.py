@@ -11,12 +11,12 @@ from typing import Any
 import keras
 
 from keras_sg import _keras
-from keras_sg.modules import Program, common_of, part
+from keras_sg._modules import Program, common_of, part
+from keras_sg._types import Config, Nested
 from keras_sg.schedules.pipeline import Engine, Pipeline, Pipelined
 from keras_sg.schedules.ray_host import Host, Site, arrays
 from keras_sg.schedules.schedule import Runner
 from keras_sg.schedules.ticks import Told
-from keras_sg.types import Config, Nested
 
 # Seconds after which a module that does not answer counts as dead, once something has failed.
 ANSWERS_WITHIN = 5.0

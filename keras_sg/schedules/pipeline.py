@@ -11,16 +11,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sg import _keras, batches
-from keras_sg.modules import Batch, Program, given, part, programs
-from keras_sg.modules.engine import compiled, loss_scale, reader
-from keras_sg.modules.optimizers import Plan, slots, split
-from keras_sg.reports import Measure
+from keras_sg import _keras
+from keras_sg._modules import Batch, Program, given, part, programs
+from keras_sg._modules.engine import compiled, loss_scale, reader
+from keras_sg._modules.optimizers import Plan, slots, split
+from keras_sg._trainers import batches
+from keras_sg._trainers.reports import Measure
+from keras_sg._types import Logs, Nested, Tensor, Variable
 from keras_sg.schedules.rounds import Rounds
 from keras_sg.schedules.schedule import Runner, Schedule, check_modules
 from keras_sg.schedules.ticks import Ticks
 from keras_sg.schedules.worker import Feed, Report, Values
-from keras_sg.types import Logs, Nested, Tensor, Variable
 
 Share = tuple[keras.optimizers.Optimizer, list[Variable]]
 

@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg.modules import Common, Module, Program
+from keras_sg._modules import Common, Module, Program
+from keras_sg._types import Config, Nested
 from keras_sg.schedules.worker import ModuleWorker
-from keras_sg.types import Config, Nested
 
 
 class Site(NamedTuple):

@@ -5,9 +5,10 @@ from typing import Any
 
 import keras
 
-from keras_sg import _keras, replicas
-from keras_sg.trainers import Trainer
-from keras_sg.types import Logs, Nested
+from keras_sg import _keras
+from keras_sg._backends import replicas
+from keras_sg._trainers import Trainer
+from keras_sg._types import Logs, Nested
 
 
 class Runner:

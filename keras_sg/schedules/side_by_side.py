@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_sg.modules import Program, part
+from keras_sg._modules import Program, part
 from keras_sg.schedules.pipeline import Engine, Pipeline, Pipelined
 from keras_sg.schedules.schedule import Runner
 from keras_sg.schedules.worker import ModuleWorker

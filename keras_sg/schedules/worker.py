@@ -9,12 +9,12 @@ import numpy as np
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg.modules import Batch, Entering, Given, Passed, Program, held_by
-from keras_sg.modules.engine import applied, compiled, descending
-from keras_sg.modules.optimizers import Part, Plan
-from keras_sg.reports import Measure
+from keras_sg._modules import Batch, Entering, Given, Passed, Program, held_by
+from keras_sg._modules.engine import applied, compiled, descending
+from keras_sg._modules.optimizers import Part, Plan
+from keras_sg._trainers.reports import Measure
+from keras_sg._types import Nested, Tensor, Variable
 from keras_sg.schedules.ticks import Told
-from keras_sg.types import Nested, Tensor, Variable
 
 Learned = list[tuple[int, int, list[Measure]]]
 

@@ -29,6 +29,7 @@ from typing import TypeAlias
 
 import keras
 
+from keras_sg._types import Config, Shape
 from keras_sg.synthesizers.feedback import Feedback as Feedback
 from keras_sg.synthesizers.gradient import MLP as MLP
 from keras_sg.synthesizers.gradient import Conv as Conv
@@ -46,7 +47,6 @@ from keras_sg.synthesizers.recipe import Synthesizer as Synthesizer
 from keras_sg.synthesizers.recipe import copy_of as copy_of
 from keras_sg.synthesizers.recipe import deserialize as deserialize
 from keras_sg.synthesizers.recipe import serialize as serialize
-from keras_sg.types import Config, Shape
 
 # What `get` understands.
 Identifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape], keras.Layer] | Config

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sg._types import Config, Nested, Shape, Tensor
 from keras_sg.labels import Label
 from keras_sg.synthesizers.recipe import Synthesizer, check_count
-from keras_sg.types import Config, Nested, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")

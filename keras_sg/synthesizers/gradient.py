@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sg._types import Config, Nested, Shape, Tensor
 from keras_sg.labels import Label
 from keras_sg.synthesizers.masks import Conv1D, Conv2D, Conv3D
 from keras_sg.synthesizers.recipe import Synthesizer, check_count, check_widths, feature_axis
-from keras_sg.types import Config, Nested, Shape, Tensor
 
 MakeLayer = Callable[..., keras.Layer]
 

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_sg._types import Config, Shape
 from keras_sg.synthesizers.gradient import Conv, body, convolution_for
 from keras_sg.synthesizers.recipe import Existing, Synthesizer, check_widths, copy_of, deserialize
-from keras_sg.types import Config, Shape
 
 InputIdentifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape, Shape], keras.Layer] | Config
 Recipe: TypeAlias = Callable[[Shape, Shape], keras.Layer]

@@ -6,7 +6,9 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_sg import dtypes, labels
+from keras_sg import labels
+from keras_sg._backends import dtypes
+from keras_sg._types import Config, Nested, Shape, Tensor
 from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
 from keras_sg.synthesizers.masks import MaskedFlatten, MaskedMean, mean_of_counting
 from keras_sg.synthesizers.recipe import (
@@ -17,7 +19,6 @@ from keras_sg.synthesizers.recipe import (
     feature_axis,
     serialize,
 )
-from keras_sg.types import Config, Nested, Shape, Tensor
 
 CRITIC_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "categorical_crossentropy": lambda label, logits: -ops.sum(label * ops.log_softmax(logits), axis=-1),

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sg.types import Config, Mixin, Shape, Tensor
+from keras_sg._types import Config, Mixin, Shape, Tensor
 
 
 def zero_masked(inputs: Tensor, mask: Tensor | None) -> Tensor:

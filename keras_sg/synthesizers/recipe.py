@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import keras
 
+from keras_sg._types import Config, Shape
 from keras_sg.labels import Label
-from keras_sg.types import Config, Shape
 
 # The variables of a synthesizer carry this in their path, for people to read.
 SCOPE = "keras_sg_synthesizer"

@@ -8,9 +8,10 @@ import keras_tuner
 import numpy as np
 
 from keras_sg import synthesizers
-from keras_sg.layers import SyntheticGradient, SyntheticLoss
-from keras_sg.optimizers import decoupled_optimizer
-from keras_sg.surgery import decouple
+from keras_sg._interfaces.predicted_loss import SyntheticLoss
+from keras_sg._interfaces.synthetic_gradient import SyntheticGradient
+from keras_sg._optimizers.decoupled import decoupled_optimizer
+from keras_sg._surgery.decouple import decouple
 from keras_sg.tuning.space import Choice, LogRange, ask, named, one_of, only_for
 
 # The recipe of a string id at one width; "linear" has none.

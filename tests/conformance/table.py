@@ -23,7 +23,7 @@ from keras_sg import (
     SyntheticLoss,
     synthesizers,
 )
-from keras_sg.interface import interfaces_in
+from keras_sg._interfaces.interface import interfaces_in
 
 EPOCHS, BATCH = 2, 4  # four steps an epoch
 EAGERLY = keras.backend.backend() != "jax"  # how a few steps are quickest

@@ -24,7 +24,7 @@ from table import (
 
 import keras_sg
 from keras_sg import DecoupledModel, SyntheticGradient, SyntheticLoss, callbacks, synthesizers
-from keras_sg.interface import interfaces_in
+from keras_sg._interfaces.interface import interfaces_in
 
 BACKEND = keras.backend.backend()
 STEPS = 4  # positions of a sequence

@@ -12,7 +12,7 @@ import pytest
 from table import EPOCHS, ROWS, assert_same, numbers, predicted, rows, state
 
 import keras_sg
-from keras_sg.interface import interfaces_in
+from keras_sg._interfaces.interface import interfaces_in
 
 HERE = pathlib.Path(__file__).parent
 

@@ -11,7 +11,7 @@ from table import MOST, NOT_TRIED, ROWS
 
 import keras_sg
 from keras_sg import synthesizers
-from keras_sg.interface import interfaces_in
+from keras_sg._interfaces.interface import interfaces_in
 
 # What makes a model or an optimizer, and the row (or the file) in which it is used.
 FUNCTIONS = {

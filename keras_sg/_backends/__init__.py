@@ -1,0 +1,1 @@
+"""What backends do differently, below a training step."""

@@ -1,0 +1,1 @@
+"""Interfaces: where a network is cut, and what crosses the cut."""

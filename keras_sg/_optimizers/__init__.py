@@ -1,0 +1,1 @@
+"""Whose variables are whose, and what updates them."""

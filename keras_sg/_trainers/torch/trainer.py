@@ -1,0 +1,157 @@
+"""The training step of `DecoupledModel` on PyTorch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import torch
+
+from keras_sg import _keras
+from keras_sg._interfaces.step import Step
+from keras_sg._trainers import feedback
+from keras_sg._trainers import pairs as taught
+from keras_sg._trainers.reports import Measures
+from keras_sg._trainers.torch.periods import TorchSparseUpdates
+from keras_sg._types import Logs, Mixin, Nested, Tensor
+
+
+class TorchStep(Step):
+    """A step in which a gradient arrives at every tapped tensor, whatever is frozen below it."""
+
+    def tap(self, tensor: Tensor) -> Tensor:
+        return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+class TorchTrainer(Mixin):
+    """Mixed into `DecoupledModel`. Keras's own training step, and around it:
+
+    labels on the way in, one backward pass for the modules, the synthesizers and the targets,
+    and the pairs (prediction, target) to the model's metrics on the way out.
+    """
+
+    def train_step(self, data: Nested) -> Logs:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
+        step = TorchStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
+        for kind in {interface.needed_label for interface in self.interfaces if interface.needed_label}:
+            kind.check_values(step.labels, step.ignored)
+
+        y_pred = self(x, training=True, decoupled_step=step)
+        if step.fits_loss:
+            loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
+        else:
+            loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
+        lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+        fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
+        total = self.optimizer.scale_loss(sum(fed, loss + sum(lesson.loss for lesson in lessons)))
+        regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
+        trained = [variable.value for variable in self.trainable_variables]
+        interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
+        updates, arrived = _gradients(total, (trained, interfaces))
+
+        with torch.no_grad():
+            taught.warn_of_idle(self, step)
+            lessons += taught.gradient_lessons(regressed, arrived)
+            return self._end_step(sparse, updates, loss, self.measured(lessons), data, y_pred)
+
+    def finish(
+        self,
+        state: None,
+        updates: list[Tensor | None],
+        fixed: list[Tensor | None],
+        metrics: list[Tensor | None],
+        losses: list[Tensor],
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> tuple[Logs, None]:
+        """End a step that modules have taken one by one; see `finish` of the trainer for JAX."""
+        with torch.no_grad():
+            for variable, value in zip(
+                self.non_trainable_variables + self.metrics_variables, fixed + metrics
+            ):
+                if value is not None:
+                    variable.assign(value)
+            sparse = TorchSparseUpdates(self)
+            return self._end_step(sparse, updates, sum(losses), measures, data, y_pred), None
+
+    def _end_step(
+        self,
+        sparse: TorchSparseUpdates,
+        updates: list[Tensor | None],
+        loss: Tensor,
+        measures: Measures,
+        data: Nested,
+        y_pred: Nested,
+    ) -> Logs:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = taught.batch_size(x)
+        _keras.track_loss(self, loss, batch)
+        self.report(measures, batch)
+        if self.trainable_variables:
+            sparse.apply(updates)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def land(self) -> None:
+        """Wait for what is in flight, and give the variables their values."""
+        self.runner.drain()
+
+    def get_metrics_result(self) -> Logs:
+        """As Keras's own, which is called at the end of an epoch, when nothing is to be in flight."""
+        if self.runner is not None:
+            self.land()
+        return super().get_metrics_result()
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if self.jit_compile:
+            raise ValueError(
+                "keras_sg.DecoupledModel trains eagerly on PyTorch: at an interface, no gradient can be read "
+                "inside torch.compile. Compile the model with jit_compile=False (or 'auto'), or set "
+                "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
+            )
+        super().make_train_function(force)
+        if self.runner is not None:
+            self.train_function = lambda data: self.runner.step(None, data[0])[0]
+
+    def make_observe_function(self) -> Callable[..., Any]:
+        """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
+        return self._observe
+
+    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
+        step = TorchStep(**taught.given(self, x, y, sample_weight), observed=True)
+        # What the call does to statistics and seeds is dropped with the scope.
+        values = [(variable, variable.value) for variable in self.variables]
+        with keras.StatelessScope(values, collect_losses=True):
+            y_pred = self(x, training=True, decoupled_step=step)
+            total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
+            feedback.observed(self, step, x, y, y_pred, sample_weight)
+        true = _gradients(total, [prediction.h for prediction in step.gradients])
+        return taught.observed(self, step.gradients, true)
+
+    def _loss_per_example(
+        self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The training loss, and the loss of each example, `(batch,)`."""
+        weights = keras.tree.map_structure(
+            lambda weight: weight.detach().clone().requires_grad_(),
+            taught.weights_of_examples(self, y, sample_weight, y_pred),
+        )
+        # Keras multiplies weights in place, which PyTorch allows for what is no leaf of the graph.
+        loss = _keras.compute_loss(self, x, y, y_pred, keras.tree.map_structure(torch.clone, weights))
+        flat = keras.tree.flatten(weights)
+        return loss, taught.shares_of_examples(self, flat, _gradients(loss, flat, again=True), batch)
+
+
+def _gradients(total: Tensor, sources: Nested, again: bool = False) -> Nested:
+    """The gradients of `total` by `sources`, None where there is none.
+
+    Args:
+        total: scalar tensor.
+        sources: structure of tensors.
+        again: whether the graph is to be kept, to be differentiated once more.
+    """
+    flat = keras.tree.flatten(sources)
+    found = [None] * len(flat)
+    if flat and total.requires_grad:
+        found = torch.autograd.grad(total, flat, retain_graph=again, allow_unused=True)
+    return keras.tree.pack_sequence_as(sources, found)

@@ -1,4 +1,0 @@
-"""Recurrent networks: gradients from the future, and sequences as windows."""
-
-from keras_sg.recurrent.layer import RecurrentSyntheticGradient as RecurrentSyntheticGradient
-from keras_sg.recurrent.windows import Windows as Windows
