@@ -17,7 +17,7 @@ from keras_sg._graphs.graph import layers_behind
 from keras_sg._graphs.plain import strip
 from keras_sg._interfaces import label_sources
 from keras_sg._interfaces.interface import Interface, interfaces_in
-from keras_sg._interfaces.step import Lesson
+from keras_sg._interfaces.step import Pair
 from keras_sg._recurrent.fitting import check_windows
 from keras_sg._trainers import Trainer, batches, reports
 from keras_sg._trainers.periods import check_optimizer
@@ -126,8 +126,8 @@ class DecoupledModel(Trainer, keras.Model):
         self.schedule: schedules.Schedule = schedules.Together()
         self.runner: schedules.Runner | None = None
         self._mix_moves: list[bool] = []
-        self._observe_function: Any = None
-        self._observed: list[Any] = []
+        self._probe_function: Any = None
+        self._probed: list[Any] = []
 
     @property
     def interfaces(self) -> list[Interface]:
@@ -156,21 +156,17 @@ class DecoupledModel(Trainer, keras.Model):
         """
         return self._keys[id(interface)]
 
-    def observe(self, lessons: list[Lesson], batch: Tensor) -> None:
+    def measured(self, pairs: list[Pair]) -> reports.Measures:
+        """What there is to report of pairs: the key of the interface, and a `Measure`, of each."""
+        return [(self.key_of(pair.interface), reports.measure(pair)) for pair in pairs]
+
+    def report(self, measures: reports.Measures, batch: Tensor) -> None:
         """Report how well the synthesizers did in a step.
 
         Args:
-            lessons: list of `Lesson`.
+            measures: what `measured` found of its pairs.
             batch: number of examples.
         """
-        self.report(self.measured(lessons), batch)
-
-    def measured(self, lessons: list[Lesson]) -> reports.Measures:
-        """What there is to report of lessons: pairs of an interface's key and a `Measure`."""
-        return [(self.key_of(lesson.interface), reports.measure(lesson)) for lesson in lessons]
-
-    def report(self, measures: reports.Measures, batch: Tensor) -> None:
-        """As `observe`, of what was measured of lessons."""
         # A step that overflows half precision is skipped by the optimizer, and here.
         finite = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         reports.update(self._reports, measures, batch, finite)
@@ -294,9 +290,9 @@ class DecoupledModel(Trainer, keras.Model):
             ValueError: the model is not compiled; or the batch is empty, or does not fit the model's
                 inputs, or the labels in it the interfaces. Before anything is computed.
         """
-        return {key: found[:2] for key, found in self.observed_gradients(x, y, sample_weight).items()}
+        return {key: found[:2] for key, found in self.probe_gradients(x, y, sample_weight).items()}
 
-    def observed_gradients(
+    def probe_gradients(
         self, x: Any, y: Nested = None, sample_weight: Nested = None
     ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """As `interface_gradients`, with a third array, boolean: which elements count.
@@ -307,10 +303,10 @@ class DecoupledModel(Trainer, keras.Model):
         self.drain()
         # What a trace holds as constants: the loss, and what is trained.
         seen = [_keras.compilation(self), *(layer.trainable for layer in _keras.sublayers(self))]
-        if len(seen) != len(self._observed) or any(a is not b for a, b in zip(seen, self._observed)):
-            self._observed, self._observe_function = seen, self.make_observe_function()
+        if len(seen) != len(self._probed) or any(a is not b for a, b in zip(seen, self._probed)):
+            self._probed, self._probe_function = seen, self.make_probe_function()
         convert = lambda leaf: None if leaf is None else ops.convert_to_tensor(leaf)
-        pairs = self._observe_function(*keras.tree.map_structure(convert, batch))
+        pairs = self._probe_function(*keras.tree.map_structure(convert, batch))
         return keras.tree.map_structure(ops.convert_to_numpy, pairs)
 
     def get_config(self) -> Config:

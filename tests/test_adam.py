@@ -1,4 +1,4 @@
-"""Adam in one kernel for each weight, on TensorFlow, held to Keras's own.
+"""Adam in one kernel for each weight, on TensorFlow, held to Keras's own; and where that is left alone.
 
 The kernel takes 1 - beta_2 of a beta_2 in float32, Keras rounds the difference: their steps differ by 1e-5.
 """
@@ -42,13 +42,14 @@ def kernels(monkeypatch):
     return made
 
 
-def trained(model_class, optimizer, lookup=False, dtype=None, **options):
-    """A network of two layers after six steps."""
+def trained(model_class, optimizer, lookup=False, dtype=None, cut=True, **options):
+    """A network of two layers after six steps; with an interface at which the true gradient passes."""
     keras.utils.set_random_seed(0)
     inputs = hidden = keras.Input((6,))
     if lookup:
         hidden = layers.Flatten()(layers.Embedding(5, 4)(hidden))
-    hidden = layers.Dense(8, activation="tanh", dtype=dtype)(hidden)
+    module = layers.Dense(8, activation="tanh", dtype=dtype)
+    hidden = (keras_sg.SyntheticGradient(module, mix=0.0) if cut else module)(hidden)
     model = model_class(inputs, layers.Dense(3, dtype=dtype)(hidden))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, **options)
@@ -77,8 +78,8 @@ def plain():
 )
 def test_it_is_keras_adam(make, options, kernels):
     ours, theirs = (trained(model_class, make(), **options) for model_class in MODELS)
-    assert set(kernels) == {(6, 8), (8,), (8, 3), (3,)}
-    assert len(kernels) == 4 * (6 if "run_eagerly" in options else 1)  # steps, or the graph of one
+    assert set(kernels) == {(6, 8), (8,), (8, 8), (8, 3), (3,)}
+    assert len(kernels) == 6 * (6 if "run_eagerly" in options else 1)  # steps, or the graph of one
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
@@ -101,9 +102,18 @@ def test_all_else_is_left_to_keras(make, options, kernels):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_a_model_without_interfaces_is_a_plain_one_to_the_bit(options, kernels):
+    ours = trained(keras_sg.DecoupledModel, plain(), cut=False, **options)
+    theirs = trained(keras.Model, plain(), cut=False, **options)
+    assert not kernels
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_sparse_gradients_are_left_to_keras(kernels):
     ours, theirs = (trained(model_class, keras.optimizers.Adam(1e-2), lookup=True) for model_class in MODELS)
-    assert set(kernels) == {(24, 8), (8,), (8, 3), (3,)}
+    assert set(kernels) == {(24, 8), (8,), (8, 8), (8, 3), (3,)}
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -120,12 +130,12 @@ def test_under_a_strategy_it_is_left_to_keras(two_devices, kernels):
 
 
 def test_an_optimizer_is_as_before_when_a_step_fails():
-    from keras_sg._trainers.tensorflow import adam as tensorflow_adam
+    from keras_sg._trainers.tensorflow import adam
 
     optimizer = keras.optimizers.Adam()
     optimizer.build([keras.Variable(0.0)])
     attributes = set(vars(optimizer))
-    with contextlib.suppress(ZeroDivisionError), tensorflow_adam.fused(optimizer):
+    with contextlib.suppress(ZeroDivisionError), adam.fused(optimizer):
         assert set(vars(optimizer)) == attributes | {"update_step"}
         raise ZeroDivisionError
     assert set(vars(optimizer)) == attributes

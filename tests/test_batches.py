@@ -199,7 +199,7 @@ def test_batches_that_do_not_fit(case, monkeypatch):
     """Said before anything is computed, of a probe, too."""
     make, message = WRONG[case]
     model = cut("single")
-    monkeypatch.setattr(model, "make_observe_function", lambda: pytest.fail("computed"))
+    monkeypatch.setattr(model, "make_probe_function", lambda: pytest.fail("computed"))
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         model.interface_gradients(*make())
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):

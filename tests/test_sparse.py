@@ -145,9 +145,9 @@ def apply_sparsely(model, updates):
     """What a training step does with the gradients of all variables."""
     module = importlib.import_module(f"keras_sg._trainers.{BACKEND}.periods")
     if BACKEND == "jax":
-        apply = lambda state, *rest: module.JaxSparseUpdates(model, state).apply(state, *rest)
+        apply = lambda state, *rest: module.JaxPeriodicUpdates(model, state).apply(state, *rest)
         return statelessly(model, updates, apply)
-    kind = {"tensorflow": "TensorFlowSparseUpdates", "torch": "TorchSparseUpdates"}[BACKEND]
+    kind = {"tensorflow": "TensorFlowPeriodicUpdates", "torch": "TorchPeriodicUpdates"}[BACKEND]
     getattr(module, kind)(model).apply(updates)
 
 

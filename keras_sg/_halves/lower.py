@@ -220,7 +220,7 @@ class LowerModel(DecoupledModel):
 
     test_on_batch = evaluate
 
-    def observed_gradients(self, *args: Any, **kwargs: Any) -> Any:
+    def probe_gradients(self, *args: Any, **kwargs: Any) -> Any:
         raise ValueError(
             "The true gradient is not known in the lower half. Ask keras_sg.join(lower, upper). "
             f"Received: model {self.name!r}, a lower half."

@@ -413,9 +413,7 @@ class Interface(keras.layers.Wrapper):
             inputs = [h, rows] if self._label_apart else labels.append(h, rows, self.feature_axis)
         if weight is not None and self._takes_mask:
             _keras.with_mask(h if self._label_apart and rows is not None else inputs, weight.mask(h))
-        if self.update_period == 1 or step is None or step.sparse is None:
-            return self.synthesizer(inputs, training=True)
-        return step.sparse.predict(self, inputs)
+        return self.synthesizer(inputs, training=True) if step is None else step.predict(self, inputs)
 
     @functools.cached_property
     def _takes_mask(self) -> bool:
@@ -450,16 +448,14 @@ class Interface(keras.layers.Wrapper):
             step: the training step, or None.
         """
         counts = None if weight is None else weight.counting_elements(h.shape[self.feature_axis])
-        if step is not None and step.observed:
-            observed = step.tap(h)
-            step.add_gradient(self, observed, None, synthetic, factor, weight)
-            return _keras.copy_mask(h, observed)
+        if step is not None and step.probing:
+            tapped = step.tap(h)
+            step.add_gradient(self, tapped, None, synthetic, factor, weight)
+            return _keras.copy_mask(h, tapped)
         mix = self._mix_of(step)
-        # What the trainer teaches itself, nothing may reach here.
-        apart = step is not None and step.sparse is not None and self.update_period > 1 and step.sparse.apart
-        taught = ops.stop_gradient(synthetic) if apart else synthetic
+        regressed = synthetic if step is None else step.regressed(self, synthetic)
         exchanged, anchor = gradients.replace_gradient(
-            h, taught, self.loss, mix, 0.0 if factor is None else factor, counts
+            h, regressed, self.loss, mix, 0.0 if factor is None else factor, counts
         )
         if step is not None:
             exchanged, anchor = step.tap(exchanged), step.tap(anchor)

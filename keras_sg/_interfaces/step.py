@@ -68,7 +68,7 @@ class Awaiting(NamedTuple):
     mix: float | Tensor
 
 
-class Lesson(NamedTuple):
+class Pair(NamedTuple):
     """What a synthesizer predicted and what it should have, in units per example.
 
     The training loss holds, or would hold, `factor * regression(prediction, target)` over the elements that
@@ -103,9 +103,7 @@ class Step:
 
     Args:
         labels: the batch's labels as `fit` received them, or None.
-        sparse: the step's `SparseUpdates`, or None where every synthesizer
-            learns, or none does.
-        observed: whether interfaces only predict, and let the true gradient pass.
+        probing: whether interfaces only predict, and let the true gradient pass.
         forward_only: whether there is no way back, and interfaces exchange nothing.
         inputs: the network's input, a tensor, for interfaces that are predicted from it; else None.
         ignored: classes among the labels that stand for "no label".
@@ -123,8 +121,7 @@ class Step:
     def __init__(
         self,
         labels: Nested = None,
-        sparse: Any = None,
-        observed: bool = False,
+        probing: bool = False,
         ignored: tuple[int, ...] = (),
         weights: Sequence[OutputWeight] = (),
         reached: Mapping[int, Sequence[int]] | None = None,
@@ -133,8 +130,7 @@ class Step:
     ) -> None:
         self.labels, self.ignored = labels, ignored
         self.weights, self._reached = weights, reached or {}
-        self.sparse = sparse
-        self.observed, self.forward_only = observed, forward_only
+        self.probing, self.forward_only = probing, forward_only
         self.gradients: list[GradientPrediction] = []
         self.losses: list[LossPrediction] = []
         self.inputs = inputs
@@ -178,6 +174,14 @@ class Step:
     def tap(self, tensor: Tensor) -> Tensor:
         """The tensor, so that the gradient that arrives at it can be read."""
         return tensor
+
+    def predict(self, interface: Any, inputs: Nested) -> Tensor:
+        """What an interface's synthesizer predicts from its inputs, in training mode."""
+        return interface.synthesizer(inputs, training=True)
+
+    def regressed(self, interface: Any, synthetic: Tensor) -> Tensor:
+        """The predicted gradient, as the training loss is to regress it on what arrives."""
+        return synthetic
 
     def add_gradient(self, *prediction: Any) -> None:
         """Take the fields of a `GradientPrediction`."""

@@ -155,10 +155,10 @@ class SyntheticGradient(Interface):
                 "which only the training step of a keras_sg.DecoupledModel hands to it. "
                 f"{WAYS_OUT} Received: a training call without a training step."
             )
-        if step.observed:
-            observed = step.tap(h)
-            step.add_gradient(self, observed, None, None, None, self._weight(h, step))
-            return _keras.copy_mask(h, observed)
+        if step.probing:
+            tapped = step.tap(h)
+            step.add_gradient(self, tapped, None, None, None, self._weight(h, step))
+            return _keras.copy_mask(h, tapped)
         mix = self._mix_of(step)
         step.await_error(self, h, mix)
         constant = ops.stop_gradient(h)

@@ -200,10 +200,10 @@ def applied(
 
         return torch.no_grad()(apply)
 
-    from keras_sg._trainers.tensorflow import adam as tensorflow_adam
+    from keras_sg._trainers.tensorflow import adam
 
-    def fused(gradients: list[Tensor | None]) -> None:
-        with tensorflow_adam.fused(optimizer):
+    def apply_in_kernels(gradients: list[Tensor | None]) -> None:
+        with adam.fused(optimizer):
             apply(gradients)
 
-    return compiled(fused, model)
+    return compiled(apply_in_kernels, model)

@@ -5,7 +5,7 @@
     learn    the gradient of a synthesizer's weights, from such a target and the `h` that it belongs to
 
 At `mix = 1` nothing else crosses an interface backwards. Both are made of what a model's one program is made
-of: the module's network is called with a `Step`, its interfaces exchange gradients, and pairs become lessons.
+of: the module's network is called with a `Step`, its interfaces exchange gradients, and pairs become pairs.
 Neither moves a variable: they return gradients and new values, and whoever called them applies those.
 """
 
@@ -20,13 +20,13 @@ from keras_sg import _keras
 from keras_sg._backends import dtypes
 from keras_sg._interfaces import weights
 from keras_sg._interfaces.interface import Interface
-from keras_sg._interfaces.step import Lesson, Step
+from keras_sg._interfaces.step import Pair, Step
 from keras_sg._interfaces.weights import OutputWeight
 from keras_sg._modules.engine import differentiate
 from keras_sg._modules.parting import Module, part
 from keras_sg._optimizers import owners
-from keras_sg._trainers import pairs as taught
-from keras_sg._trainers import reports
+from keras_sg._trainers import common, example_losses, reports
+from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._types import Nested, Tensor, Variable
 
 Values = list[Tensor]
@@ -58,7 +58,7 @@ def given(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested) -> Gi
         model: the compiled `DecoupledModel`.
         x, y, sample_weight: of the batch, as `fit` received them, in tensors.
     """
-    found = taught.given(model, x, y, _copied(sample_weight))
+    found = common.given(model, x, y, _copied(sample_weight))
     conditional = any(interface.needed_label for interface in model.interfaces)
     weights = tuple(w.value for w in found["weights"])
     return Given(found["labels"] if conditional else None, weights, found["inputs"])
@@ -296,7 +296,7 @@ class Program:
             value: the loss that comes from above, `(batch,)`, or None where it predicts none.
             scale: what the optimizer multiplies losses by, a scalar.
             predicted: what the synthesizer predicted of nothing but a gradient, with the same values; None to
-                have it predict. A compiler then leaves out what the lesson does not need of that.
+                have it predict. A compiler then leaves out what the pair does not need of that.
             rest: whether the synthesizer rests, and is only measured.
 
         Returns:
@@ -307,21 +307,20 @@ class Program:
 
         def descend(values: Values) -> tuple[Tensor, Any]:
             step = self._step(given)
-            pairs = [*zip(taught_variables, values), *zip(self.fixed, fixed)]
-            with _keras.scope_with(pairs):
+            with _keras.scope_with([*zip(taught_variables, values), *zip(self.fixed, fixed)]):
                 interface.meet(_keras.with_mask(h.tensor, h.mask), step)
                 own = [loss for part in interface.predictors for loss in part.losses]
             (met,) = step.gradients
-            lessons: list[Lesson] = taught.inner_lessons(step, value, scale)
+            pairs: list[Pair] = inner_pairs(step, value, scale)
             total = scale * sum(map(ops.sum, own), 0.0)
-            total += scale * sum((ops.cast(lesson.loss, scale.dtype) for lesson in lessons), 0.0)
+            total += scale * sum((ops.cast(pair.loss, scale.dtype) for pair in pairs), 0.0)
             synthetic = met.synthetic if predicted is None else predicted
             constant = met._replace(synthetic=ops.stop_gradient(synthetic))
-            for lesson in taught.gradient_lessons([constant], [(arrived, scale)]):
-                # What the prediction receives is the lesson's signal; the value of this says nothing.
-                total += ops.sum(ops.cast(met.synthetic * lesson.signal, dtypes.wide(lesson.signal.dtype)))
-                lessons.append(lesson)
-            return total, [reports.measure(lesson) for lesson in lessons]
+            for pair in gradient_pairs([constant], [(arrived, scale)]):
+                # What the prediction receives is the pair's signal; the value of this says nothing.
+                total += ops.sum(ops.cast(met.synthetic * pair.signal, dtypes.wide(pair.signal.dtype)))
+                pairs.append(pair)
+            return total, [reports.measure(pair) for pair in pairs]
 
         if rest or not taught_variables:
             return [None for _ in taught_variables], descend(taught_values)[1]
@@ -353,7 +352,7 @@ class Program:
         if not of_examples:
             return loss, None
         constant = keras.tree.map_structure(lambda y: _keras.copy_mask(y, ops.stop_gradient(y)), y_pred)
-        ones = taught.weights_of_examples(self.head, batch.y, batch.sample_weight, constant)
+        ones = example_losses.weights_of_examples(self.head, batch.y, batch.sample_weight, constant)
 
         def loss_of(flat: Values) -> tuple[Tensor, Any]:
             packed = _copied(keras.tree.pack_sequence_as(ones, flat))
@@ -362,8 +361,8 @@ class Program:
 
         flat = keras.tree.flatten(ones)
         derivatives, _ = differentiate(loss_of, flat)
-        examples = taught.batch_size(keras.tree.flatten(y_pred))
-        return loss, taught.shares_of_examples(self.head, flat, derivatives, examples)
+        examples = common.batch_size(keras.tree.flatten(y_pred))
+        return loss, example_losses.shares_of_examples(self.head, flat, derivatives, examples)
 
     def _check_met(self, step: Step) -> None:
         """Raise `ValueError` unless the module's interfaces took part in its forward pass."""

@@ -182,7 +182,7 @@ class RecurrentSyntheticGradient(Interface):
 
         entering, foreseen = self._enter(decoupled_step)
         output, leaving = self._run(inputs, entering, mask)
-        if decoupled_step is None or not decoupled_step.observed:
+        if decoupled_step is None or not decoupled_step.probing:
             self._inject(leaving, last, foreseen, self._mix_of(decoupled_step))
         self.state.assign(ops.cast(ops.stop_gradient(leaving), self.variable_dtype))
         self.fresh.assign(ops.cast(last[:, None], self.variable_dtype))
@@ -197,7 +197,7 @@ class RecurrentSyntheticGradient(Interface):
         fresh = ops.copy(self.fresh) > 0
         carried = ops.stop_gradient(ops.cast(ops.copy(self.state), self.compute_dtype))
         foreseen = None
-        if step is None or not step.observed:
+        if step is None or not step.probing:
             weight = _counting(carried, ops.logical_not(fresh[:, 0]))
             predicted = self._predict(carried, None, weight, step)
             if self.auxiliary:

@@ -51,7 +51,7 @@ def fed_back(
     return found
 
 
-def observed(
+def probed(
     model: keras.Model, step: Step, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested
 ) -> None:
     """Fill in, among the gradients that interfaces predicted, those made of the error of the outputs."""

@@ -1,4 +1,4 @@
-"""Sparse updates: synthesizers that learn in every so many-th step only.
+"""Periods: synthesizers that learn in every so many-th step only (`update_period`).
 
 In the steps between, the backward pass of such a synthesizer is left out, and neither its weights
 nor the state of their optimizer move (a gradient of zero would still move Adam's).
@@ -17,14 +17,15 @@ from keras import ops
 
 from keras_sg import _keras
 from keras_sg._interfaces.interface import Interface
+from keras_sg._interfaces.step import Step
 from keras_sg._optimizers import clipping, owners
 from keras_sg._optimizers.decoupled import DecoupledOptimizer
-from keras_sg._types import Tensor, Variable
+from keras_sg._types import Nested, Tensor, Variable
 
 Updates = list[Tensor | None]  # gradients of the trainable variables, in their order
 
 
-class SparseUpdates(abc.ABC):
+class PeriodicUpdates(abc.ABC):
     """The part of one training step that concerns interfaces with an `update_period` above 1.
 
     Args:
@@ -32,11 +33,7 @@ class SparseUpdates(abc.ABC):
 
     Attributes:
         interfaces: those interfaces; with none of them, all of this is Keras's own update.
-        apart: whether the trainer teaches their synthesizers itself; otherwise the training loss does,
-            by what `predict` returns.
     """
-
-    apart = False
 
     def __init__(self, model: keras.Model) -> None:
         self.model, self.optimizer = model, model.optimizer
@@ -139,6 +136,24 @@ class SparseUpdates(abc.ABC):
                 # What several synthesizers share rests as soon as one of them does.
                 periods[id(variable)] = math.lcm(periods[id(variable)], interface.update_period)
         return periods
+
+
+class PeriodicStep(Step):
+    """A training step in which synthesizers predict as their periods say.
+
+    Args:
+        updates: the step's `PeriodicUpdates`; None where nothing is updated.
+        **kwargs: as for `Step`.
+    """
+
+    def __init__(self, updates: PeriodicUpdates | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._updates = updates
+
+    def predict(self, interface: Interface, inputs: Nested) -> Tensor:
+        if self._updates is None or interface.update_period == 1:
+            return super().predict(interface, inputs)
+        return self._updates.predict(interface, inputs)
 
 
 def _clipped(gradients: Updates, limit: float) -> Updates:

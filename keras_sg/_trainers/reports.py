@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from keras_sg._interfaces.interface import Interface
-from keras_sg._interfaces.step import Lesson
+from keras_sg._interfaces.step import Pair
 from keras_sg._interfaces.synthetic_input import SyntheticInput
 from keras_sg._types import Tensor
 
@@ -24,7 +24,7 @@ Values = list[tuple[str, Tensor, Tensor | None]]
 
 
 class Measure(NamedTuple):
-    """What a lesson is worth: `loss` and `cosine` (None of predicted losses), and how many examples count.
+    """What a pair is worth: `loss` and `cosine` (None of predicted losses), and how many examples count.
 
     All are scalars; `examples` is None where all of the batch count. Of an interface that is predicted
     from the network's input, `input` is the loss, and both others are None.
@@ -36,7 +36,7 @@ class Measure(NamedTuple):
     input: Tensor | None = None
 
 
-Measures = list[tuple[str, Measure]]  # with the key of the lesson's interface, see `keys_of`
+Measures = list[tuple[str, Measure]]  # with the key of the pair's interface, see `keys_of`
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -78,22 +78,22 @@ def metrics_of(interfaces: list[Interface], keys: dict[int, str], each: bool) ->
     return {name: keras.metrics.Mean(name=name) for name in names}
 
 
-def measure(lesson: Lesson) -> Measure:
-    """What there is to report of a lesson, in the dtype of reports."""
-    if isinstance(lesson.interface, SyntheticInput):
-        return Measure(None, None, lesson.examples, _float(lesson.loss))
+def measure(pair: Pair) -> Measure:
+    """What there is to report of a pair, in the dtype of reports."""
+    if isinstance(pair.interface, SyntheticInput):
+        return Measure(None, None, pair.examples, _float(pair.loss))
     met = None
-    if len(lesson.target.shape) > 1:
-        met = _float(cosine(ops.cast(lesson.prediction, lesson.target.dtype), lesson.target))
-    return Measure(_float(lesson.loss), met, lesson.examples)
+    if len(pair.target.shape) > 1:
+        met = _float(cosine(ops.cast(pair.prediction, pair.target.dtype), pair.target))
+    return Measure(_float(pair.loss), met, pair.examples)
 
 
 def update(metrics: Metrics, measures: Measures, batch: Tensor, finite: bool) -> None:
-    """Update the metrics from the lessons of a step.
+    """Update the metrics from the pairs of a step.
 
     Args:
         metrics: those of `metrics_of`.
-        measures: pairs of an interface's key, see `keys_of`, and what `measure` found of a lesson there.
+        measures: pairs of an interface's key, see `keys_of`, and what `measure` found of a pair there.
         batch: number of examples.
         finite: whether a value that is not finite is left out.
     """

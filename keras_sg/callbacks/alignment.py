@@ -73,7 +73,7 @@ class GradientAlignment(keras.callbacks.Callback):
     def measure(self) -> dict[str, float]:
         """The measures of the model as it is, by their keys; floats."""
         found = {}
-        for key, (synthetic, true, counts) in self.model.observed_gradients(*self.probe).items():
+        for key, (synthetic, true, counts) in self.model.probe_gradients(*self.probe).items():
             for name, value in alignment(synthetic[counts], true[counts]).items():
                 found[f"{key}_alignment_{name}"] = value
         return found

@@ -1,4 +1,4 @@
-"""Sparse updates on JAX."""
+"""Periods of synthesizers on JAX."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,13 @@ import keras
 
 from keras_sg._backends import derivatives
 from keras_sg._interfaces.interface import Interface
-from keras_sg._trainers.periods import SparseUpdates
+from keras_sg._trainers.periods import PeriodicUpdates
 from keras_sg._types import Tensor, Variable
 
 Values = list[Tensor]
 
 
-class JaxSparseUpdates(SparseUpdates):
+class JaxPeriodicUpdates(PeriodicUpdates):
     """A synthesizer runs in a branch; in that of rest its weights are constants.
 
     The backward pass of a branch is a branch too, and the one of rest has nothing to do.

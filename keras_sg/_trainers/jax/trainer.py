@@ -10,34 +10,15 @@ import keras
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg._interfaces.step import GradientPrediction, Lesson, Step
-from keras_sg._trainers import batches, feedback
-from keras_sg._trainers import pairs as taught
-from keras_sg._trainers.jax.periods import JaxSparseUpdates
+from keras_sg._interfaces.step import GradientPrediction, Pair
+from keras_sg._trainers import batches, common, example_losses, feedback
+from keras_sg._trainers.jax.periods import JaxPeriodicUpdates
+from keras_sg._trainers.jax.step import JaxStep
+from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._trainers.reports import Measures
 from keras_sg._types import Logs, Mixin, Nested, Tensor, Variable
 
 State = tuple[list[Tensor], ...]
-
-
-class TappedStep(Step):
-    """A step in which to every tapped tensor a zero is added: what arrives at it is the zero's gradient.
-
-    Args:
-        taps: the zeros, in the order of the tensors; None to find out which there are.
-
-    Attributes:
-        tapped: the tensors.
-    """
-
-    def __init__(self, taps: list[Tensor] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.taps = taps
-        self.tapped: list[Tensor] = []
-
-    def tap(self, tensor: Tensor) -> Tensor:
-        self.tapped.append(tensor)
-        return tensor if self.taps is None else tensor + self.taps[len(self.tapped) - 1]
 
 
 class JaxTrainer(Mixin):
@@ -90,14 +71,14 @@ class JaxTrainer(Mixin):
 
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch, sparse = taught.batch_size(x), JaxSparseUpdates(self, state[2])
-        options: dict[str, Any] = {**taught.given(self, x, y, sample_weight), "sparse": sparse}
-        new_step = functools.partial(TappedStep, **options)
+        batch, periods = common.batch_size(x), JaxPeriodicUpdates(self, state[2])
+        options: dict[str, Any] = {**common.given(self, x, y, sample_weight), "updates": periods}
+        new_step = functools.partial(JaxStep, **options)
         step: Any = None
-        lessons: list[Lesson] = []
+        pairs: list[Pair] = []
 
         def descend(trainable: list[Tensor], taps: list[Tensor]) -> tuple[Tensor, Any]:
-            nonlocal step, lessons
+            nonlocal step, pairs
             step = new_step(taps=taps)
             with self._scope((trainable, *state[1:])) as scope:
                 y_pred = self(x, training=True, decoupled_step=step)
@@ -105,22 +86,22 @@ class JaxTrainer(Mixin):
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
                 else:
                     loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
-                lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+                pairs = inner_pairs(step, example_loss, self.optimizer.scale_loss(1.0))
                 fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
-                total = self.optimizer.scale_loss(sum(fed, loss + sum(lesson.loss for lesson in lessons)))
+                total = self.optimizer.scale_loss(sum(fed, loss + sum(pair.loss for pair in pairs)))
             predictions = [(met.synthetic, met.weight) for met in step.gradients]
-            return total, (self._values(scope), loss, y_pred, predictions, [lesson[1:] for lesson in lessons])
+            return total, (self._values(scope), loss, y_pred, predictions, [pair[1:] for pair in pairs])
 
         taps = self._taps(state, x, new_step())
         (updates, arrived), found = jax.grad(descend, argnums=(0, 1), has_aux=True)(state[0], taps)
         values, loss, y_pred, predictions, learned = found
 
-        taught.warn_of_idle(self, step)
-        lessons = [Lesson(lesson.interface, *values) for lesson, values in zip(lessons, learned)]
+        common.warn_of_idle(self, step)
+        pairs = [Pair(pair.interface, *values) for pair, values in zip(pairs, learned)]
         met = _outside(step.gradients, predictions)
-        lessons += taught.gradient_lessons(met, list(zip(arrived[::2], arrived[1::2])))
+        pairs += gradient_pairs(met, list(zip(arrived[::2], arrived[1::2])))
         after = (state[0], values[1], state[2], values[3])
-        return self._end_step(after, sparse, updates, loss, self.measured(lessons), data, y_pred)
+        return self._end_step(after, periods, updates, loss, self.measured(pairs), data, y_pred)
 
     def finish(
         self,
@@ -148,14 +129,14 @@ class JaxTrainer(Mixin):
             [old if new is None else new for old, new in zip(values, news)]
             for values, news in ((state[1], fixed), (state[3], metrics))
         ]
-        sparse = JaxSparseUpdates(self, state[2])
+        periods = JaxPeriodicUpdates(self, state[2])
         after = (state[0], moved[0], state[2], moved[1])
-        return self._end_step(after, sparse, updates, sum(losses), measures, data, y_pred)
+        return self._end_step(after, periods, updates, sum(losses), measures, data, y_pred)
 
     def _end_step(
         self,
         state: State,
-        sparse: JaxSparseUpdates,
+        periods: JaxPeriodicUpdates,
         updates: list[Tensor | None],
         loss: Tensor,
         measures: Measures,
@@ -163,8 +144,8 @@ class JaxTrainer(Mixin):
         y_pred: Nested,
     ) -> tuple[Logs, State]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = taught.batch_size(x)
-        trainable, optimizer_values = sparse.apply(state[2], updates, state[0])
+        batch = common.batch_size(x)
+        trainable, optimizer_values = periods.apply(state[2], updates, state[0])
         with self._scope((trainable, state[1], optimizer_values, state[3])) as scope:
             _keras.track_loss(self, loss, batch)
             self.report(measures, batch)
@@ -187,7 +168,7 @@ class JaxTrainer(Mixin):
         optimizer = [] if self.optimizer is None else self.optimizer.variables
         return self.trainable_variables, self.non_trainable_variables, optimizer, self.metrics_variables
 
-    def _taps(self, state: State, x: Nested, step: TappedStep) -> list[Tensor]:
+    def _taps(self, state: State, x: Nested, step: JaxStep) -> list[Tensor]:
         """Zeros for the tensors that `step` taps, from a call that computes nothing but shapes."""
 
         def run() -> list[Tensor]:
@@ -209,40 +190,40 @@ class JaxTrainer(Mixin):
             with keras.StatelessScope(values):
                 return _keras.compute_loss(self, x, y, y_pred, weights)
 
-        weights = taught.weights_of_examples(self, y, sample_weight, y_pred)
+        weights = example_losses.weights_of_examples(self, y, sample_weight, y_pred)
         flat, derivatives = (keras.tree.flatten(part) for part in (weights, jax.grad(loss_of)(weights)))
         loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
-        return loss, taught.shares_of_examples(self, flat, derivatives, batch)
+        return loss, example_losses.shares_of_examples(self, flat, derivatives, batch)
 
-    def make_observe_function(self) -> Callable[..., Any]:
+    def make_probe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
-        observe = self._observe if self.run_eagerly else jax.jit(self._observe)
+        probe = self._probe if self.run_eagerly else jax.jit(self._probe)
 
-        def read_and_observe(x: Nested, y: Nested, sample_weight: Nested) -> Any:
+        def read_and_probe(x: Nested, y: Nested, sample_weight: Nested) -> Any:
             state = tuple([variable.value for variable in owned] for owned in self.owned_variables())
-            return observe(state, x, y, sample_weight)
+            return probe(state, x, y, sample_weight)
 
-        return read_and_observe
+        return read_and_probe
 
-    def _observe(
+    def _probe(
         self, state: State, x: Nested, y: Nested, sample_weight: Nested
     ) -> dict[str, tuple[Tensor, ...]]:
-        options = {**taught.given(self, x, y, sample_weight), "observed": True}
+        options = {**common.given(self, x, y, sample_weight), "probing": True}
         step: Any = None
 
         def descend(taps: list[Tensor]) -> tuple[Tensor, Any]:
             nonlocal step
-            step = TappedStep(taps, **options)
+            step = JaxStep(taps, **options)
             with self._scope(state):
                 y_pred = self(x, training=True, decoupled_step=step)
                 loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
-                feedback.observed(self, step, x, y, y_pred, sample_weight)
-            total = loss * ops.cast(taught.batch_size(x), loss.dtype)
+                feedback.probed(self, step, x, y, y_pred, sample_weight)
+            total = loss * ops.cast(common.batch_size(x), loss.dtype)
             return total, [(met.synthetic, met.weight) for met in step.gradients]
 
-        taps = self._taps(state, x, TappedStep(**options))
+        taps = self._taps(state, x, JaxStep(**options))
         arrived, predictions = jax.grad(descend, has_aux=True)(taps)
-        return taught.observed(self, _outside(step.gradients, predictions), arrived)
+        return common.probed(self, _outside(step.gradients, predictions), arrived)
 
 
 def _outside(left: list[GradientPrediction], returned: list[tuple[Tensor, Any]]) -> list[GradientPrediction]:

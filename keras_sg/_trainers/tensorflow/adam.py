@@ -2,6 +2,12 @@
 
 Keras writes Adam as some 35 operations for every weight. They are half of the graph of a training step,
 which XLA takes time and memory to compile; without XLA, each passes over memory by itself.
+
+For the time of a step `update_step` of the user's optimizer is another function. There is no other place for
+it: between an optimizer's `apply`, which does all that is to stay as it is, and its `update_step`, which does
+too much, Keras has nothing to override. A subclass, made where the model is compiled, would not be the object
+that the user holds, nor what a file says; and a twin that shares its variables would have to be found inside
+every `MultiOptimizer` and `LossScaleOptimizer` in place of the first.
 """
 
 import contextlib

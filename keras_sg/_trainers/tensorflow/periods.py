@@ -1,4 +1,4 @@
-"""Sparse updates on TensorFlow."""
+"""Periods of synthesizers on TensorFlow."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +9,13 @@ from keras import ops
 
 from keras_sg import _keras
 from keras_sg._interfaces.interface import Interface
-from keras_sg._interfaces.step import Lesson
-from keras_sg._trainers.periods import SparseUpdates, Updates
+from keras_sg._interfaces.step import Pair
+from keras_sg._trainers.periods import PeriodicUpdates, Updates
 from keras_sg._types import Tensor, Variable
 
 
-class TensorFlowSparseUpdates(SparseUpdates):
+class TensorFlowPeriodicUpdates(PeriodicUpdates):
     """The synthesizers' backward pass is a branch of the graph, apart from that of the modules."""
-
-    apart = True
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
@@ -44,17 +42,17 @@ class TensorFlowSparseUpdates(SparseUpdates):
             variable.assign(ops.where(self.due(interface.update_period), now, value))
         return prediction
 
-    def teach(self, tape: tf.GradientTape, lessons: list[Lesson], updates: Updates) -> Updates:
-        """Add to `updates` the gradients of what synthesizers that are due learn from `lessons`."""
+    def teach(self, tape: tf.GradientTape, pairs: list[Pair], updates: Updates) -> Updates:
+        """Add to `updates` the gradients of what synthesizers that are due learn from `pairs`."""
         taught = dict(zip(map(id, self.model.trainable_variables), updates))
         for interface in self.interfaces:
-            own = [lesson for lesson in lessons if lesson.interface is interface]
+            own = [pair for pair in pairs if pair.interface is interface]
             variables = interface.synthesizer.trainable_variables
             if not own or not variables:
                 continue
 
-            def learn(own: list[Lesson] = own, variables: list[Variable] = variables) -> list[Tensor]:
-                predictions, signals = zip(*[(lesson.prediction, lesson.signal) for lesson in own])
+            def learn(own: list[Pair] = own, variables: list[Variable] = variables) -> list[Tensor]:
+                predictions, signals = zip(*[(pair.prediction, pair.signal) for pair in own])
                 found = tape.gradient(
                     predictions, variables, output_gradients=signals, unconnected_gradients="zero"
                 )

@@ -10,39 +10,20 @@ import keras
 import tensorflow as tf
 
 from keras_sg import _keras
-from keras_sg._interfaces.step import Step, folded
-from keras_sg._trainers import feedback
-from keras_sg._trainers import pairs as taught
+from keras_sg._interfaces.step import Step
+from keras_sg._trainers import common, example_losses, feedback
+from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._trainers.periods import Updates
 from keras_sg._trainers.reports import Measures
-from keras_sg._trainers.tensorflow import adam as tensorflow_adam
-from keras_sg._trainers.tensorflow.periods import TensorFlowSparseUpdates
+from keras_sg._trainers.tensorflow import adam
+from keras_sg._trainers.tensorflow.periods import TensorFlowPeriodicUpdates
+from keras_sg._trainers.tensorflow.step import TensorFlowStep
 from keras_sg._types import Logs, Mixin, Nested, Tensor
 from keras_sg.labels import Label
 
 
 class InvalidBatch(tf.errors.InvalidArgumentError, ValueError):
     """What is wrong with a batch of a data set: found by an assertion in the graph, told as in an array."""
-
-
-class TensorFlowStep(Step):
-    """A step that finds batches of another length also where lengths are not known before it runs."""
-
-    def matching(self, given: Tensor | None, h: Tensor, name: str, what: str) -> Tensor | None:
-        given = super().matching(given, h, name, what)
-        if given is None or None not in (given.shape[0], h.shape[0]):
-            return given
-        counts = tf.shape(given)[0], tf.shape(h)[0]
-        message = [
-            f"{folded(name, what)} Received:",
-            counts[0],
-            f"{what}, where the interface has",
-            counts[1],
-            "examples.",
-        ]
-        # XLA leaves assertions out, and stops at shapes that do not fit.
-        with tf.control_dependencies([tf.debugging.Assert(tf.equal(*counts), message)]):
-            return tf.identity(given)
 
 
 class TensorFlowTrainer(Mixin):
@@ -109,25 +90,25 @@ class TensorFlowTrainer(Mixin):
 
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = taught.batch_size(x)
+        batch = common.batch_size(x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        sparse = TensorFlowSparseUpdates(self)
-        step = TensorFlowStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
+        periods = TensorFlowPeriodicUpdates(self)
+        step = TensorFlowStep(**common.given(self, x, y, sample_weight), updates=periods)
         # Each kind of label is checked once, in the name of the first interface that sees it.
         kinds = {cut.needed_label: cut.name for cut in reversed(self.interfaces) if cut.needed_label}
         checks = [_assert_known(step, *kind) for kind in kinds.items()]
 
         with tf.control_dependencies([check for check in checks if check is not None]):
-            with tf.GradientTape(persistent=bool(sparse.interfaces)) as tape:
+            with tf.GradientTape(persistent=bool(periods.interfaces)) as tape:
                 y_pred = self(x, training=True, decoupled_step=step)
                 if step.fits_loss:
                     loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
                 else:
                     loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
-                lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
+                pairs = inner_pairs(step, example_loss, self.optimizer.scale_loss(1.0 / replicas))
                 # Keras divides losses by the number of replicas; the report is of the whole.
                 _keras.track_loss(self, loss * replicas, batch)
-                regressions = [lesson.loss for lesson in lessons if lesson.interface.update_period == 1]
+                regressions = [pair.loss for pair in pairs if pair.interface.update_period == 1]
                 fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
                 total = self.optimizer.scale_loss(sum(fed, loss + sum(regressions) / replicas))
 
@@ -135,10 +116,10 @@ class TensorFlowTrainer(Mixin):
             interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
             updates, arrived = tape.gradient(total, (self.trainable_variables, interfaces))
 
-        taught.warn_of_idle(self, step)
-        lessons += taught.gradient_lessons(regressed, arrived)
-        self.observe(lessons, batch)
-        self._update(sparse, sparse.teach(tape, lessons, updates))
+        common.warn_of_idle(self, step)
+        pairs += gradient_pairs(regressed, arrived)
+        self.report(self.measured(pairs), batch)
+        self._update(periods, periods.teach(tape, pairs, updates))
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def finish(
@@ -154,52 +135,54 @@ class TensorFlowTrainer(Mixin):
     ) -> tuple[Logs, None]:
         """End a step that modules have taken one by one; see `finish` of the trainer for JAX."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = taught.batch_size(x)
+        batch = common.batch_size(x)
         for variable, value in zip(self.non_trainable_variables + self.metrics_variables, fixed + metrics):
             if value is not None:
                 variable.assign(value)
         _keras.track_loss(self, sum(losses), batch)
         self.report(measures, batch)
-        self._update(TensorFlowSparseUpdates(self), updates)
+        self._update(TensorFlowPeriodicUpdates(self), updates)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight), None
 
-    def _update(self, sparse: TensorFlowSparseUpdates, updates: Updates) -> None:
+    def _update(self, periods: TensorFlowPeriodicUpdates, updates: Updates) -> None:
+        # Without interfaces it is a plain model, and trained as one, to the bit.
+        kernels = adam.fused(self.optimizer) if self.interfaces else contextlib.nullcontext()
         if self.trainable_variables:
-            with tensorflow_adam.fused(self.optimizer):
-                sparse.apply(updates)
+            with kernels:
+                periods.apply(updates)
 
-    def make_observe_function(self) -> Callable[..., Any]:
+    def make_probe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
         if self.run_eagerly:
-            return self._observe
-        return tf.function(self._observe, autograph=False, reduce_retracing=True)
+            return self._probe
+        return tf.function(self._probe, autograph=False, reduce_retracing=True)
 
-    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
-        step = TensorFlowStep(**taught.given(self, x, y, sample_weight), observed=True)
-        batch, replicas = taught.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
+    def _probe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
+        step = TensorFlowStep(**common.given(self, x, y, sample_weight), probing=True)
+        batch, replicas = common.batch_size(x), tf.distribute.get_strategy().num_replicas_in_sync
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
         with tf.GradientTape() as tape, keras.StatelessScope(values, collect_losses=True):
             y_pred = self(x, training=True, decoupled_step=step)
             loss = _keras.compute_loss(self, x, y, y_pred, sample_weight)
             total = loss * tf.cast(batch * replicas, loss.dtype)
-            feedback.observed(self, step, x, y, y_pred, sample_weight)
+            feedback.probed(self, step, x, y, y_pred, sample_weight)
         sources = [prediction.h for prediction in step.gradients]
         true = tape.gradient(total, sources, unconnected_gradients="zero")
-        return taught.observed(self, step.gradients, true)
+        return common.probed(self, step.gradients, true)
 
     def _loss_per_example(
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The training loss, and the loss of each example, `(batch,)`."""
-        weights = taught.weights_of_examples(self, y, sample_weight, y_pred)
+        weights = example_losses.weights_of_examples(self, y, sample_weight, y_pred)
         flat = keras.tree.flatten(weights)
         with tf.GradientTape() as tape:
             tape.watch(flat)
             loss = _keras.compute_loss(self, x, y, y_pred, weights)
         # Keras divides the losses of a replica by the number of replicas.
         examples = batch * tf.distribute.get_strategy().num_replicas_in_sync
-        return loss, taught.shares_of_examples(self, flat, tape.gradient(loss, flat), examples)
+        return loss, example_losses.shares_of_examples(self, flat, tape.gradient(loss, flat), examples)
 
 
 def _assert_known(step: Step, kind: Label, name: str) -> tf.Operation | None:

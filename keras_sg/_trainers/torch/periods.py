@@ -1,15 +1,15 @@
-"""Sparse updates on PyTorch."""
+"""Periods of synthesizers on PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
 
 from keras_sg._backends import derivatives
 from keras_sg._interfaces.interface import Interface
-from keras_sg._trainers.periods import SparseUpdates, Updates
+from keras_sg._trainers.periods import PeriodicUpdates, Updates
 from keras_sg._types import Tensor, Variable
 
 
-class TorchSparseUpdates(SparseUpdates):
+class TorchPeriodicUpdates(PeriodicUpdates):
     """A synthesizer that is not due predicts with constants for weights: nothing leads back to them."""
 
     def predict(self, interface: Interface, inputs: Tensor) -> Tensor:

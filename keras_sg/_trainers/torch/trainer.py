@@ -7,19 +7,12 @@ import keras
 import torch
 
 from keras_sg import _keras
-from keras_sg._interfaces.step import Step
-from keras_sg._trainers import feedback
-from keras_sg._trainers import pairs as taught
+from keras_sg._trainers import common, example_losses, feedback
+from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._trainers.reports import Measures
-from keras_sg._trainers.torch.periods import TorchSparseUpdates
+from keras_sg._trainers.torch.periods import TorchPeriodicUpdates
+from keras_sg._trainers.torch.step import TorchStep
 from keras_sg._types import Logs, Mixin, Nested, Tensor
-
-
-class TorchStep(Step):
-    """A step in which a gradient arrives at every tapped tensor, whatever is frozen below it."""
-
-    def tap(self, tensor: Tensor) -> Tensor:
-        return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 class TorchTrainer(Mixin):
@@ -31,8 +24,8 @@ class TorchTrainer(Mixin):
 
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch, sparse = taught.batch_size(x), TorchSparseUpdates(self)
-        step = TorchStep(**taught.given(self, x, y, sample_weight), sparse=sparse)
+        batch, periods = common.batch_size(x), TorchPeriodicUpdates(self)
+        step = TorchStep(**common.given(self, x, y, sample_weight), updates=periods)
         for kind in {interface.needed_label for interface in self.interfaces if interface.needed_label}:
             kind.check_values(step.labels, step.ignored)
 
@@ -41,18 +34,18 @@ class TorchTrainer(Mixin):
             loss, example_loss = self._loss_per_example(x, y, y_pred, sample_weight, batch)
         else:
             loss, example_loss = _keras.compute_loss(self, x, y, y_pred, sample_weight), None
-        lessons = taught.inner_lessons(step, example_loss, self.optimizer.scale_loss(1.0))
+        pairs = inner_pairs(step, example_loss, self.optimizer.scale_loss(1.0))
         fed = feedback.fed_back(self, step, x, y, y_pred, sample_weight)
-        total = self.optimizer.scale_loss(sum(fed, loss + sum(lesson.loss for lesson in lessons)))
+        total = self.optimizer.scale_loss(sum(fed, loss + sum(pair.loss for pair in pairs)))
         regressed = [prediction for prediction in step.gradients if prediction.factor is not None]
         trained = [variable.value for variable in self.trainable_variables]
         interfaces = [(prediction.h, prediction.anchor) for prediction in regressed]
         updates, arrived = _gradients(total, (trained, interfaces))
 
         with torch.no_grad():
-            taught.warn_of_idle(self, step)
-            lessons += taught.gradient_lessons(regressed, arrived)
-            return self._end_step(sparse, updates, loss, self.measured(lessons), data, y_pred)
+            common.warn_of_idle(self, step)
+            pairs += gradient_pairs(regressed, arrived)
+            return self._end_step(periods, updates, loss, self.measured(pairs), data, y_pred)
 
     def finish(
         self,
@@ -72,12 +65,12 @@ class TorchTrainer(Mixin):
             ):
                 if value is not None:
                     variable.assign(value)
-            sparse = TorchSparseUpdates(self)
-            return self._end_step(sparse, updates, sum(losses), measures, data, y_pred), None
+            periods = TorchPeriodicUpdates(self)
+            return self._end_step(periods, updates, sum(losses), measures, data, y_pred), None
 
     def _end_step(
         self,
-        sparse: TorchSparseUpdates,
+        periods: TorchPeriodicUpdates,
         updates: list[Tensor | None],
         loss: Tensor,
         measures: Measures,
@@ -85,11 +78,11 @@ class TorchTrainer(Mixin):
         y_pred: Nested,
     ) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = taught.batch_size(x)
+        batch = common.batch_size(x)
         _keras.track_loss(self, loss, batch)
         self.report(measures, batch)
         if self.trainable_variables:
-            sparse.apply(updates)
+            periods.apply(updates)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def land(self) -> None:
@@ -113,20 +106,20 @@ class TorchTrainer(Mixin):
         if self.runner is not None:
             self.train_function = lambda data: self.runner.step(None, data[0])[0]
 
-    def make_observe_function(self) -> Callable[..., Any]:
+    def make_probe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
-        return self._observe
+        return self._probe
 
-    def _observe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
-        step = TorchStep(**taught.given(self, x, y, sample_weight), observed=True)
+    def _probe(self, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, tuple[Tensor, ...]]:
+        step = TorchStep(**common.given(self, x, y, sample_weight), probing=True)
         # What the call does to statistics and seeds is dropped with the scope.
         values = [(variable, variable.value) for variable in self.variables]
         with keras.StatelessScope(values, collect_losses=True):
             y_pred = self(x, training=True, decoupled_step=step)
-            total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * taught.batch_size(x)
-            feedback.observed(self, step, x, y, y_pred, sample_weight)
+            total = _keras.compute_loss(self, x, y, y_pred, sample_weight) * common.batch_size(x)
+            feedback.probed(self, step, x, y, y_pred, sample_weight)
         true = _gradients(total, [prediction.h for prediction in step.gradients])
-        return taught.observed(self, step.gradients, true)
+        return common.probed(self, step.gradients, true)
 
     def _loss_per_example(
         self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested, batch: Tensor
@@ -134,12 +127,12 @@ class TorchTrainer(Mixin):
         """The training loss, and the loss of each example, `(batch,)`."""
         weights = keras.tree.map_structure(
             lambda weight: weight.detach().clone().requires_grad_(),
-            taught.weights_of_examples(self, y, sample_weight, y_pred),
+            example_losses.weights_of_examples(self, y, sample_weight, y_pred),
         )
         # Keras multiplies weights in place, which PyTorch allows for what is no leaf of the graph.
         loss = _keras.compute_loss(self, x, y, y_pred, keras.tree.map_structure(torch.clone, weights))
         flat = keras.tree.flatten(weights)
-        return loss, taught.shares_of_examples(self, flat, _gradients(loss, flat, again=True), batch)
+        return loss, example_losses.shares_of_examples(self, flat, _gradients(loss, flat, again=True), batch)
 
 
 def _gradients(total: Tensor, sources: Nested, again: bool = False) -> Nested:
