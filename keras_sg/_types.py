@@ -9,5 +9,5 @@ Shape = tuple[int | Any, ...]  # None where a length is not known
 Config = dict[str, Any]
 Logs = dict[str, Any]
 
-# Base of what is mixed into a `keras.Model` and uses its attributes.
+# Base of what is mixed into a class of Keras and extends its methods.
 Mixin: Any = object

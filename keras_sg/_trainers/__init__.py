@@ -5,9 +5,9 @@ import keras
 if keras.backend.backend() == "tensorflow":
     from keras_sg._trainers.tensorflow.trainer import TensorFlowTrainer as Trainer
 elif keras.backend.backend() == "jax":
-    from keras_sg._trainers.jax.trainer import JaxTrainer as Trainer
+    from keras_sg._trainers.jax.trainer import JaxTrainer as Trainer  # type: ignore[assignment]
 elif keras.backend.backend() == "torch":
-    from keras_sg._trainers.torch.trainer import TorchTrainer as Trainer
+    from keras_sg._trainers.torch.trainer import TorchTrainer as Trainer  # type: ignore[assignment]
 else:
     from keras_sg._trainers.missing import MissingTrainer as Trainer
 

@@ -16,12 +16,13 @@ from keras_sg._trainers.jax.periods import JaxPeriodicUpdates
 from keras_sg._trainers.jax.step import JaxStep
 from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._trainers.reports import Measures
-from keras_sg._types import Logs, Mixin, Nested, Tensor, Variable
+from keras_sg._trainers.trained import Model
+from keras_sg._types import Logs, Nested, Tensor, Variable
 
 State = tuple[list[Tensor], ...]
 
 
-class JaxTrainer(Mixin):
+class JaxTrainer(Model):
     """Mixed into `DecoupledModel`. Keras's own training step, and around it:
 
     labels on the way in, one backward pass for the modules, the synthesizers and the targets,

@@ -18,7 +18,8 @@ from keras_sg._trainers.reports import Measures
 from keras_sg._trainers.tensorflow import adam
 from keras_sg._trainers.tensorflow.periods import TensorFlowPeriodicUpdates
 from keras_sg._trainers.tensorflow.step import TensorFlowStep
-from keras_sg._types import Logs, Mixin, Nested, Tensor
+from keras_sg._trainers.trained import Model
+from keras_sg._types import Logs, Nested, Tensor
 from keras_sg.labels import Label
 
 
@@ -26,7 +27,7 @@ class InvalidBatch(tf.errors.InvalidArgumentError, ValueError):
     """What is wrong with a batch of a data set: found by an assertion in the graph, told as in an array."""
 
 
-class TensorFlowTrainer(Mixin):
+class TensorFlowTrainer(Model):
     """Mixed into `DecoupledModel`. Keras's own training step, and around it:
 
     labels on the way in, one backward pass for the modules, the synthesizers and the targets,

@@ -12,15 +12,18 @@ from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._trainers.reports import Measures
 from keras_sg._trainers.torch.periods import TorchPeriodicUpdates
 from keras_sg._trainers.torch.step import TorchStep
-from keras_sg._types import Logs, Mixin, Nested, Tensor
+from keras_sg._trainers.trained import Model
+from keras_sg._types import Logs, Nested, Tensor
 
 
-class TorchTrainer(Mixin):
+class TorchTrainer(Model):
     """Mixed into `DecoupledModel`. Keras's own training step, and around it:
 
     labels on the way in, one backward pass for the modules, the synthesizers and the targets,
     and the pairs (prediction, target) to the model's metrics on the way out.
     """
+
+    train_function: Any
 
     def train_step(self, data: Nested) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
