@@ -6,6 +6,7 @@ import graphlib
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -98,13 +99,60 @@ def circle(sources):
         return error.args[1]
 
 
-def test_no_modules_import_each_other():
+@pytest.fixture(scope="module")
+def sources():
+    """The source of each module of the package, by its name."""
     paths = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "keras_sg").rglob("*.py")}
-    sources = {
+    return {
         ".".join(path.parts).removesuffix(".__init__"): (ROOT / path).with_suffix(".py").read_text()
         for path in paths
     }
+
+
+def test_no_modules_import_each_other(sources):
     assert circle(sources) is None
+
+
+def arrows(sources):
+    """By room (what lies in the package itself), the other rooms that its modules import."""
+    found = {}
+    for name, source in sources.items():
+        if "." in name:
+            room = name.split(".")[1]
+            others = {other.split(".")[1] for other in imports(name, source, sources.keys()) if "." in other}
+            found.setdefault(room, set()).update(others - {room})
+    return found
+
+
+def drawn(text):
+    """The map in a text: pairs of the rooms of a row and those that they import, from the ground up."""
+    rows = re.findall(r"^\| (`.*?) \|.*\| (.*?) ?\|$", text, re.MULTILINE)
+    return [tuple(re.findall(r"`(\w+)`", cell) for cell in row) for row in rows]
+
+
+def test_the_map_is_the_house(sources):
+    rows = drawn((ROOT / "CONTRIBUTING.md").read_text())
+    allowed = {room: set(below) for rooms, below in rows for room in rooms}
+    ground, built = set(list(allowed)[:3]), arrows(sources)
+    assert {room: below - ground for room, below in built.items()} == allowed
+    assert all(built[room] <= ground for room in ground)
+    seen = set()
+    for rooms, below in rows:
+        seen |= set(rooms)
+        assert set(below) <= seen, f"{rooms} import what lies above them"
+
+
+def test_what_a_map_is():
+    text = "| room | imports |\n|---|---|\n| `a`, `b` | one and two | |\n| `c` | three | `a`, `b` |\n"
+    assert drawn(text) == [(["a", "b"], []), (["c"], ["a", "b"])]
+    houses = {
+        "k": "",
+        "k.a": "import k.b.x",
+        "k.b": "",
+        "k.b.x": "from k import c",
+        "k.c": "from k.c import d",
+    }
+    assert arrows(houses) == {"a": {"b"}, "b": {"c"}, "c": set()}
 
 
 def test_what_a_circle_is():

@@ -1,39 +1,27 @@
 """What every interface is made of: a module, a synthesizer, and labels for a conditional one."""
 
 import abc
-import functools
 import inspect
-import math
-import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_sg import _keras, gradients, labels, synthesizers
-from keras_sg._interfaces import label_sources, weights
+from keras_sg._interfaces import checks, label_sources, weights
+from keras_sg._interfaces.files import InFiles
+from keras_sg._interfaces.mix import Mix
+from keras_sg._interfaces.prediction import WAYS_OUT, Predicting
 from keras_sg._interfaces.step import Step
 from keras_sg._interfaces.synthetic_input import SyntheticInput
 from keras_sg._interfaces.weights import Weight
 from keras_sg._optimizers import owners
-from keras_sg._types import Config, Nested, Shape, Tensor
-from keras_sg._version import __version__, check_readable
-
-# What an error says to a training call that no training step of ours has made.
-WAYS_OUT = (
-    "To train, build the model as keras_sg.DecoupledModel(inputs, outputs), or with keras_sg.decouple(...), "
-    "and call its fit() or train_on_batch(); a loss of your own (distillation, for one) belongs in the "
-    "compute_loss of a subclass. To sample with dropout, call keras_sg.strip(model)(x, training=True)."
-)
+from keras_sg._types import Nested, Shape, Tensor
 
 
-# Layers that read a mask otherwise than as one boolean for each position.
-_OTHER_MASKS = (keras.layers.Softmax, keras.layers.TimeDistributed)
-
-
-class Interface(keras.layers.Wrapper):
+class Interface(InFiles, Predicting, keras.layers.Wrapper):
     """What all kinds of interface share: a layer, a synthesizer, and labels.
 
     Attributes:
@@ -89,7 +77,7 @@ class Interface(keras.layers.Wrapper):
         self.labels_from = label_sources.check(labels_from)
         gradients.get_regression(loss)
         self.loss: str | gradients.Regression = loss
-        self.update_period = _check_period(update_period)
+        self.update_period = checks.check_period(update_period)
         if getattr(self._recipe, "of_error", False) and self.update_period > 1:
             raise ValueError(
                 "Of the synthesizer 'feedback' nothing learns, so it has no period. Leave update_period out. "
@@ -101,11 +89,9 @@ class Interface(keras.layers.Wrapper):
         if not kwargs.get("trainable", True):
             self.trainable = False
         self.supports_masking = True
-        self._initial_mix = gradients.check_mix(mix)
-        self._mix: _keras.Knob | None = None
+        self._mix = Mix(self, mix)
         self._shape: Shape = ()
         self._warned = False
-        self._mix_read = ""  # as a constant, where
         self._input_dtypes: Nested = None  # of the module's inputs, once the interface has been called
         _keras.register_step(self)
 
@@ -154,33 +140,19 @@ class Interface(keras.layers.Wrapper):
         Where it is assigned, the next call of `fit` or `train_on_batch` has it. `MixSchedule` moves it within
         one.
         """
-        return self._initial_mix if self._mix is None else float(ops.convert_to_numpy(self._mix.variable))
+        return self._mix.value
 
     @mix.setter
     def mix(self, mix: float) -> None:
-        mix = gradients.check_mix(mix)
-        if self._mix is None and self._mix_read == "in a plain model":
-            raise ValueError(
-                f"Training functions hold mix={self.mix} of interface {self.name!r} as a constant. Call "
-                f"move_mix({mix}) and compile the model anew, or make it a keras_sg.DecoupledModel, which "
-                f"notices. Received: mix={mix} after a training step of a model that is none."
-            )
-        if self._mix is None and not self._mix_read:
-            self._initial_mix = mix
-        else:
-            self.move_mix(mix)
+        self._mix.assign(mix)
 
     @property
     def mix_moves(self) -> bool:
         """Whether `mix` is a variable of the training step, rather than a constant."""
-        return self._mix is not None
+        return self._mix.moves
 
     def move_mix(self, mix: float) -> bool:
-        """Give `mix` another value.
-
-        It is a constant of the training step until it is moved for the first time, and a variable
-        from then on. That variable is not saved with the weights; the configuration has its value.
-        (Nor is it among the layer's `weights`, but on JAX, where it has to be.)
+        """Give `mix` another value; it is a variable of the training step from then on.
 
         Args:
             mix: a float from 0 to 1.
@@ -188,40 +160,16 @@ class Interface(keras.layers.Wrapper):
         Returns:
             Whether training functions that exist already still hold the old value as a constant.
         """
-        mix = gradients.check_mix(mix)
-        stale = self._mix is None
-        if self._mix is None:
-            self._mix = _keras.Knob(self, "mix", mix)
-        self._mix.variable.assign(mix)
-        return stale
+        return self._mix.move(mix)
 
     def rematerialized_call(self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The call as it is: in a `keras.RematScope` the module runs again, the interface does not."""
         return layer_call
 
-    def save_own_variables(self, store: Any) -> None:
-        """Nothing: layer and synthesizer save theirs, and `mix` is in the configuration."""
-
-    def load_own_variables(self, store: Any) -> None:
-        """Nothing; see `save_own_variables`."""
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.built and args:
             self._input_dtypes = keras.tree.map_structure(_dtype, args[0])
         return super().__call__(*args, **kwargs)
-
-    def get_build_config(self) -> Config | None:
-        config = super().get_build_config()
-        predicted = self.synthetic_input
-        given = {} if predicted is None or not predicted.built else {"network_input": predicted.given}
-        return config and {**config, "input_dtypes": self._input_dtypes, **given}
-
-    def build_from_config(self, config: Config | None) -> None:
-        self._input_dtypes = (config or {}).get("input_dtypes")
-        super().build_from_config(config)
-        given = (config or {}).get("network_input")
-        if given is not None and self.synthetic_input is not None and not self.synthetic_input.built:
-            self.synthetic_input.build(tuple(given), self._shape)
 
     def build(self, input_shape: Nested) -> None:
         shape = self._shape = self._interface_shape(input_shape)
@@ -251,45 +199,7 @@ class Interface(keras.layers.Wrapper):
             self.synthetic_input.enter(model, self._shape)
         if not self.of_error or self.label is None:
             return
-        sizes = [tuple(output.shape[1:]) for output in model.outputs]
-        if len(sizes) != 1 or None in sizes[0] or math.prod(sizes[0]) != self.label.size:
-            raise ValueError(
-                f"Interface {self.name!r} receives the error of the model's output, of which there has to be "
-                f"one, of {self.label.size} numbers (num_classes or label_size of the interface). Received: "
-                f"model {model.name!r} with outputs of shapes {[(None, *size) for size in sizes]}."
-            )
-
-    @property
-    def _label_apart(self) -> bool:
-        return self.label is not None and getattr(self.synthesizer, "label_apart", False)
-
-    @property
-    def feature_axis(self) -> int:
-        """The axis of the interface's features, -1 or 1."""
-        return getattr(self._recipe, "axis", -1)
-
-    def _seen_by_synthesizer(self, shape: Shape) -> Nested:
-        """What the synthesizer is called with at an interface of this shape, as symbolic tensors."""
-        label = () if self.label is None else (self.label.size,)
-        if self._label_apart:
-            shapes = [shape, (None, *label)]
-            return [keras.KerasTensor(shape, self.compute_dtype) for shape in shapes]
-        seen = list(shape)
-        seen[self.feature_axis] += sum(label)
-        return keras.KerasTensor(seen, self.compute_dtype)
-
-    def _make_synthesizer(self, shape: Shape) -> keras.Layer:
-        own = isinstance(self._recipe, synthesizers.Synthesizer)
-        synthesizer = self._recipe(shape, self.label) if own else self._recipe(shape)
-        if not isinstance(synthesizer, keras.Layer):
-            raise ValueError(
-                "A callable synthesizer must return a Keras layer for the interface's shape. "
-                f"Received: {synthesizer!r} (of type {type(synthesizer).__name__}) for shape {shape}."
-            )
-        if not own:
-            # A plain callable has no configuration to save; the layer that it made has.
-            self._recipe = synthesizers.Existing(synthesizer)
-        return synthesizer
+        checks.check_error(self.name, self.label.size, model)
 
     def _output_spec(self, input_shape: Nested) -> Nested:
         """The layer's symbolic output for inputs of such shapes, and of the dtypes that it is called with."""
@@ -305,30 +215,10 @@ class Interface(keras.layers.Wrapper):
 
     def _interface_shape(self, input_shape: Nested) -> Shape:
         """Build the wrapped layer; the shape of its output, or a `ValueError` if it is no interface."""
-        needed = needed_inputs(self.layer)
-        if len(needed) > 1:
-            raise ValueError(
-                f"An interface wraps a layer that is called with one input (or one list of inputs). Cut "
-                f"behind another layer, or wrap a keras.Model around this one. Received: {self.layer.name!r} "
-                f"(of type {type(self.layer).__name__}), which is called with {needed}."
-            )
+        checks.check_inputs(self.layer)
         super().build(input_shape)
         output = self._output_spec(input_shape)
-        if not isinstance(output, keras.KerasTensor):
-            raise ValueError(
-                f"An interface is one tensor, but layer {self.layer.name!r} has several outputs. "
-                f"Wrap a layer that has one. Received: {output!r}."
-            )
-        if len(output.shape) < 2 or output.shape[self.feature_axis] is None:
-            raise ValueError(
-                "An interface has shape (batch, ..., features) with a known number of features. "
-                f"Received: layer {self.layer.name!r} with output of shape {tuple(output.shape)}."
-            )
-        if "float" not in output.dtype:
-            raise ValueError(
-                "Gradients only exist for floating point interfaces. "
-                f"Received: layer {self.layer.name!r} with output of dtype {output.dtype}."
-            )
+        checks.check_output(self.layer, output, self.feature_axis)
         return tuple(output.shape)
 
     def _check_prediction(self, shape: Shape, predicted: Shape) -> None:
@@ -377,63 +267,10 @@ class Interface(keras.layers.Wrapper):
                 )
         return h
 
-    def _label_rows(self, step: Step | None, h: Tensor) -> Tensor | None:
-        """The label as the synthesizer sees it, `(batch, size)` or `(batch, ..., size)`, or None."""
-        if self.label is None:
-            return None
-        if step is None:
-            raise ValueError(
-                f"The conditional interface {self.name!r} (num_classes={self.num_classes}, label_size="
-                f"{self.label_size}) needs the labels, which only the training step of a "
-                f"keras_sg.DecoupledModel hands to it. {WAYS_OUT} Received: a training call without labels."
-            )
-        rows = self.label.rows(step.labels, h.dtype, step.ignored)
-        per_position = getattr(self.synthesizer, "per_position", not self._label_apart)
-        if len(rows.shape) > 2 and not per_position:
-            raise ValueError(
-                f"The synthesizer of interface {self.name!r} takes one label an example, and there is one "
-                "for each position. Give it the recipe keras_sg.synthesizers.Critic(per_position=True), or a "
-                "synthesizer that sees labels as features. Received: labels of the shape "
-                f"{tuple(step.labels.shape)}."
-            )
-        return step.matching(rows, h, self.name, "labels")
-
     def _weight(self, h: Tensor, step: Step | None) -> Weight | None:
         """How much each position of the interface counts; None where all of it counts once."""
         outputs = () if step is None else step.weights_at(self, h)
         return weights.at_interface(h, self.feature_axis, outputs, _keras.mask_of(h))
-
-    def _predict(self, h: Tensor, rows: Tensor | None, weight: Weight | None, step: Step | None) -> Tensor:
-        """Call the synthesizer, in training mode, on the interface and the label."""
-        if weight is not None:
-            h = ops.where(weight.counts, h, ops.zeros_like(h))
-        if rows is None:
-            inputs = h
-        else:
-            inputs = [h, rows] if self._label_apart else labels.append(h, rows, self.feature_axis)
-        if weight is not None and self._takes_mask:
-            _keras.with_mask(h if self._label_apart and rows is not None else inputs, weight.mask(h))
-        return self.synthesizer(inputs, training=True) if step is None else step.predict(self, inputs)
-
-    @functools.cached_property
-    def _takes_mask(self) -> bool:
-        """Whether the synthesizer can be told what counts, by a mask, for the statistics that it takes."""
-        layers = [self.synthesizer, *_keras.sublayers(self.synthesizer)]
-        # What holds layers hands the mask on to them; Keras would warn. So does the synthesizer itself.
-        holders = [layer for layer in layers if _keras.is_graph(layer) or layer is self.synthesizer]
-        inner = [
-            layer
-            for layer in layers
-            if layer not in holders and not isinstance(layer, keras.layers.InputLayer)
-        ]
-        # Some have other masks than one that says of every position whether it is there.
-        if self.feature_axis != -1 or not all(layer.supports_masking for layer in inner):
-            return False
-        if any(isinstance(layer, _OTHER_MASKS) for layer in layers):
-            return False
-        for holder in holders:
-            holder.supports_masking = True
-        return True
 
     def _exchange(
         self, h: Tensor, synthetic: Tensor, factor: Tensor | None, weight: Weight | None, step: Step | None
@@ -452,7 +289,7 @@ class Interface(keras.layers.Wrapper):
             tapped = step.tap(h)
             step.add_gradient(self, tapped, None, synthetic, factor, weight)
             return _keras.copy_mask(h, tapped)
-        mix = self._mix_of(step)
+        mix = self._mix.in_step(plain=step is None)
         regressed = synthetic if step is None else step.regressed(self, synthetic)
         exchanged, anchor = gradients.replace_gradient(
             h, regressed, self.loss, mix, 0.0 if factor is None else factor, counts
@@ -482,49 +319,8 @@ class Interface(keras.layers.Wrapper):
         entering += exchanged - ops.stop_gradient(exchanged)
         return _keras.copy_mask(h, entering)
 
-    def _mix_of(self, step: Step | None) -> float | Tensor:
-        """`mix` in a training step: a constant until it is moved, a tensor from then on."""
-        if self._mix is not None:
-            return ops.copy(self._mix.variable)
-        self._mix_read = "in a plain model" if step is None else self._mix_read or "in a decoupled model"
-        return self._initial_mix
-
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> Nested:
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
-
-    def get_config(self) -> Config:
-        parts = self._trainable_parts
-        if self.synthesizer is not None:
-            parts = tuple(part.trainable for part in _keras.with_sublayers(self.synthesizer))
-        source = self.labels_from
-        return {
-            **super().get_config(),
-            **({} if source is None else {"labels_from": label_sources.serialize(source)}),
-            **self._serialized_input(),
-            "keras_sg_version": __version__,
-            "synthesizer": self._serialized_synthesizer(),
-            "synthesizer_trainable": parts and list(parts),
-            "num_classes": self.num_classes,
-            "label_size": self.label_size,
-            "loss": self.loss,
-            "mix": self.mix,
-            "update_period": self.update_period,
-        }
-
-    @classmethod
-    def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
-        config = dict(config)
-        check_readable(config.pop("keras_sg_version", None))
-        config.pop("trainable", None)  # the layer's configuration says it, of each layer inside it
-        parts = config.pop("synthesizer_trainable", None)
-        parts_of_input = config.pop("synthetic_input_trainable", [])
-        if "labels_from" in config:
-            config["labels_from"] = label_sources.deserialize(config["labels_from"])
-        interface = super().from_config(config, custom_objects=custom_objects)
-        interface._trainable_parts = None if parts is None else tuple(parts)
-        if interface.synthetic_input is not None:
-            interface.synthetic_input.trainable_parts = parts_of_input
-        return interface
 
     def _make_synthetic_input(self, identifier: Any) -> SyntheticInput | None:
         if identifier is None:
@@ -543,29 +339,6 @@ class Interface(keras.layers.Wrapper):
         recipe = synthesizers.get_input(identifier)
         return SyntheticInput(recipe, name=f"{self.name}_synthetic_input", dtype=self.dtype_policy)
 
-    def _serialized_input(self) -> Config:
-        if self.synthetic_input is None:
-            return {}
-        made = self.synthetic_input
-        return {
-            "synthetic_input": self._serialized(made.recipe, "synthetic_input", made.predictor),
-            "synthetic_input_trainable": made.trainable_parts,
-        }
-
-    def _serialized_synthesizer(self) -> Any:
-        return self._serialized(self._recipe, "synthesizer", self.synthesizer)
-
-    def _serialized(self, recipe: Any, role: str, made: keras.Layer) -> Any:
-        try:
-            return synthesizers.serialize(recipe)
-        except (NotImplementedError, TypeError, ValueError) as error:
-            source = getattr(recipe, "layer", recipe)  # a layer that stands for itself
-            raise ValueError(
-                f"The {role} of interface {self.name!r} cannot be written to a file. Give its class a "
-                "get_config() and decorate it with @keras.saving.register_keras_serializable(). Received: a "
-                f"{role} of type {type(source).__name__} ({made!r})."
-            ) from error
-
 
 def interfaces_in(layer: keras.Layer) -> list[Interface]:
     """The interfaces inside `layer`, at any depth, itself among them, each once, in order."""
@@ -573,31 +346,7 @@ def interfaces_in(layer: keras.Layer) -> list[Interface]:
     return list({id(interface): interface for interface in found}.values())
 
 
-def _check_period(update_period: int) -> int:
-    if (
-        isinstance(update_period, bool)
-        or not isinstance(update_period, numbers.Integral)
-        or update_period < 1
-    ):
-        raise ValueError(
-            "`update_period` says in which steps the synthesizer learns (1: in each, 10: in every tenth), an "
-            f"integer of at least 1. Received: update_period={update_period!r} "
-            f"(of type {type(update_period).__name__})."
-        )
-    return int(update_period)
-
-
 def _dtype(leaf: Any) -> str | None:
     """The dtype in which a layer sees an input of the interface that is not a float; None for floats."""
     dtype = keras.backend.standardize_dtype(leaf.dtype) if hasattr(leaf, "dtype") else None
     return None if dtype is None or "float" in dtype else dtype
-
-
-def needed_inputs(layer: keras.Layer) -> list[str]:
-    """The arguments that a layer cannot be called without; an interface wraps layers that have one."""
-    return [p.name for p in inspect.signature(layer.call).parameters.values() if _is_needed(p)]
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    return positional and parameter.default is parameter.empty

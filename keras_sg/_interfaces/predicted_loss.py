@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_sg._backends import derivatives
-from keras_sg._interfaces.interface import WAYS_OUT, Interface
+from keras_sg._interfaces.interface import Interface
+from keras_sg._interfaces.prediction import WAYS_OUT
 from keras_sg._interfaces.step import Step
 from keras_sg._types import Config, Shape, Tensor
 from keras_sg.synthesizers import Identifier

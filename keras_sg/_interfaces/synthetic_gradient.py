@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_sg import _keras
-from keras_sg._interfaces.interface import WAYS_OUT, Interface
+from keras_sg._interfaces.interface import Interface
+from keras_sg._interfaces.prediction import WAYS_OUT
 from keras_sg._interfaces.step import Step
 from keras_sg._types import Shape, Tensor
 from keras_sg.synthesizers import Identifier

@@ -16,7 +16,8 @@ import keras
 from keras_sg import _keras
 from keras_sg._graphs.graph import Graph
 from keras_sg._graphs.plain import check_graph
-from keras_sg._interfaces.interface import interfaces_in, needed_inputs
+from keras_sg._interfaces.checks import needed_inputs
+from keras_sg._interfaces.interface import interfaces_in
 from keras_sg._surgery import costs
 from keras_sg._surgery.costs import Call, Cost
 from keras_sg._types import Shape

@@ -31,23 +31,18 @@ class Trained(Protocol):
     @property
     def interfaces(self) -> list[Interface]:
         """The interfaces in the model."""
-        raise NotImplementedError
 
     def measured(self, pairs: list[Pair]) -> Measures:
         """What there is to report of pairs."""
-        raise NotImplementedError
 
     def report(self, measures: Measures, batch: Tensor) -> None:
         """Report how well the synthesizers did in a step."""
-        raise NotImplementedError
 
     def __call__(self, x: Nested, **kwargs: Any) -> Nested:
         """The model's outputs."""
-        raise NotImplementedError
 
     def compute_metrics(self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None) -> Logs:
         """Update the model's own metrics."""
-        raise NotImplementedError
 
 
 # Where types are checked, the base of a trainer; otherwise what it is mixed into comes behind it.
