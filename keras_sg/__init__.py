@@ -3,6 +3,7 @@
 from keras_sg import callbacks as callbacks
 from keras_sg import gradients as gradients
 from keras_sg import histories as histories
+from keras_sg import labels as labels
 from keras_sg import plotting as plotting
 from keras_sg import schedules as schedules
 from keras_sg import synthesizers as synthesizers

@@ -10,6 +10,10 @@ Both become rows of features, `(batch, size)`, that stand behind the interface's
 as constant channel masks behind its channels. At an interface with positions, `(batch, ..., features)`, there
 may be a label for each of them; rows are then `(batch, ..., size)`.
 
+A recipe of one's own, a `keras_sg.synthesizers.Synthesizer`, is called with the kind of label at the
+interface, and makes a layer that takes `label.size` more features than the interface has; or, with the
+attribute `label_apart = True` in that layer, `[h, rows]`.
+
 References: Jaderberg et al. 2016, appendix A (one-hot labels for dense interfaces, channel masks
 for convolutional ones).
 """
@@ -43,8 +47,19 @@ def kind(
         unit: whether the numbers of a vector must lie in [0, 1].
         dtype: float dtype in which a vector must be finite.
 
+    Returns:
+        `Classes`, `Vector`, or None.
+
     Raises:
         ValueError: an argument is not as described, or both are given.
+
+    Example:
+
+    ```python
+    import keras_sg
+    assert keras_sg.labels.kind(10, None) == keras_sg.labels.Classes(10)
+    assert keras_sg.labels.kind(None, 3) == keras_sg.labels.Vector(3)
+    ```
     """
     for name, value, least in (("num_classes", num_classes, 2), ("label_size", label_size, 1)):
         if value is not None and (
@@ -66,7 +81,7 @@ def kind(
 
 @dataclasses.dataclass(frozen=True)
 class Label(abc.ABC):
-    """What both kinds share.
+    """What both kinds share, and all that a recipe needs to know of the label.
 
     Attributes:
         size: the number of features that a label becomes.
@@ -175,6 +190,24 @@ class Classes(Label):
     Indices, whole numbers of shape `(batch,)` or `(batch, 1)`; or rows `(batch, size)` that sum to one:
     one-hot, of any numeric dtype, or soft. Per position, indices `(batch, ...)` or `(batch, ..., 1)`, or rows
     `(batch, ..., size)`.
+
+    Args:
+        size: integer of at least 2, the number of classes.
+        positions: lengths of the interface's axes between batch and features, None where not known.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+    import numpy as np
+
+    label = keras_sg.labels.Classes(3)
+    rows = label.rows(keras.ops.convert_to_tensor([0, 2]), "float32")
+    assert np.array_equal(rows, [[1, 0, 0], [0, 0, 1]])
+    ```
+
+    References:
+        Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A.
     """
 
     @property
@@ -256,6 +289,22 @@ class Vector(Label):
 
     Per position, `(batch, ..., size)`. They must be finite in `dtype`, the one that they are computed with.
     Where `unit`, they must lie in [0, 1], as bits and probabilities do.
+
+    Args:
+        size: integer of at least 1, how many numbers.
+        unit: whether they must lie in [0, 1].
+        dtype: float dtype, its name.
+        positions: lengths of the interface's axes between batch and features, None where not known.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+
+    label = keras_sg.labels.Vector(2)
+    rows = label.rows(keras.ops.convert_to_tensor([[0.5, -1.0]]), "float32")
+    assert tuple(rows.shape) == (1, 2)
+    ```
     """
 
     unit: bool = False
@@ -331,6 +380,15 @@ def append(h: Tensor, rows: Tensor, axis: int = -1) -> Tensor:
 
     Returns:
         Tensor of the shape of `h`, with `size` more features.
+
+    Example:
+
+    ```python
+    import keras, keras_sg
+
+    h, rows = keras.ops.zeros((2, 5, 8)), keras.ops.ones((2, 3))
+    assert tuple(keras_sg.labels.append(h, rows).shape) == (2, 5, 11)
+    ```
     """
     if len(rows.shape) == len(h.shape) and len(h.shape) > 2:
         return ops.concatenate([h, ops.moveaxis(rows, -1, axis)], axis=axis)

@@ -51,7 +51,7 @@ class Graph:
         return [i for i, node in enumerate(self.nodes) if node.layer.name == name]
 
     def leak(
-        self, cut: int, cuts: list[int], outputs: Nested, nested: bool
+        self, cut: int, cuts: list[int], outputs: Nested, inner: bool
     ) -> tuple[keras.Layer, keras.Layer] | None:
         """A way for the gradient around a cut, or None.
 
@@ -59,7 +59,7 @@ class Graph:
             cut: index of the node with the interface.
             cuts: indices of all nodes with interfaces.
             outputs: symbolic outputs of the model.
-            nested: whether the model sits inside another: there may be weights below its inputs.
+            inner: whether the model sits inside another: there may be weights below its inputs.
 
         Returns:
             Tuple of two layers: one below the cut that a gradient still reaches unreplaced, and
@@ -72,7 +72,7 @@ class Graph:
         leaking = [
             i
             for i in sorted(below & open_nodes)
-            if self.nodes[i].has_weights or (nested and not self.nodes[i].parents)
+            if self.nodes[i].has_weights or (inner and not self.nodes[i].parents)
         ]
         if not leaking:
             return None
@@ -81,9 +81,9 @@ class Graph:
         around = next((i for i in sorted(open_nodes - below) if last in self.nodes[i].parents), last)
         return self.nodes[leaking[-1]].layer, self.nodes[around].layer
 
-    def warn_unless_separating(self, cut: int, cuts: list[int], outputs: Nested, nested: bool) -> None:
+    def warn_unless_separating(self, cut: int, cuts: list[int], outputs: Nested, inner: bool) -> None:
         """Warn where `leak` finds a way around the cut."""
-        leak = self.leak(cut, cuts, outputs, nested)
+        leak = self.leak(cut, cuts, outputs, inner)
         if leak:
             below, around = leak
             warnings.warn(

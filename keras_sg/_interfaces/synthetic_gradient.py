@@ -160,7 +160,7 @@ class SyntheticGradient(Interface):
             tapped = step.tap(h)
             step.add_gradient(self, tapped, None, None, None, self._weight(h, step))
             return _keras.copy_mask(h, tapped)
-        mix = self._mix_of(step)
+        mix = self._mix.in_step(plain=step is None)
         step.await_error(self, h, mix)
         constant = ops.stop_gradient(h)
         share = ops.cast(1.0 - mix, h.dtype)

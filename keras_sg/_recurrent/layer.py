@@ -183,7 +183,7 @@ class RecurrentSyntheticGradient(Interface):
         entering, foreseen = self._enter(decoupled_step)
         output, leaving = self._run(inputs, entering, mask)
         if decoupled_step is None or not decoupled_step.probing:
-            self._inject(leaving, last, foreseen, self._mix_of(decoupled_step))
+            self._inject(leaving, last, foreseen, self._mix.in_step(plain=decoupled_step is None))
         self.state.assign(ops.cast(ops.stop_gradient(leaving), self.variable_dtype))
         self.fresh.assign(ops.cast(last[:, None], self.variable_dtype))
         return output

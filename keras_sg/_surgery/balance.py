@@ -176,13 +176,13 @@ def _weights(stretches: Iterable[Stretch]) -> frozenset[int]:
     return frozenset().union(*(stretch.weights for stretch in stretches))
 
 
-def _stretches(model: keras.Model, prefix: str = "", nested: bool = False) -> list[Stretch]:
+def _stretches(model: keras.Model, prefix: str = "", inner: bool = False) -> list[Stretch]:
     """The model as a chain. What is behind its last place is the last stretch, whose place is None.
 
     Args:
         model: a Functional or Sequential model.
         prefix: of the paths of its layers.
-        nested: whether it sits inside another: there may be weights below its inputs.
+        inner: whether it sits inside another: there may be weights below its inputs.
     """
     calls = costs.calls_in(model)
     graph = Graph()
@@ -191,13 +191,13 @@ def _stretches(model: keras.Model, prefix: str = "", nested: bool = False) -> li
     uses = collections.Counter(id(call.layer) for call in calls)
     chain: list[Stretch] = []
     done: set[int] = set()
-    for narrow in _narrow(graph, calls, model.outputs, nested):
+    for narrow in _narrow(graph, calls, model.outputs, inner):
         call, since = calls[narrow], graph.upstream([narrow]) - done
         done |= since
         once, path = uses[id(call.layer)] == 1, prefix + call.layer.name
         if once and _keras.is_graph(call.layer):
             chain.append(_stretch(calls[i] for i in since - {narrow}))
-            chain.extend(_stretches(call.layer, f"{path}/", nested=True))
+            chain.extend(_stretches(call.layer, f"{path}/", inner=True))
         else:
             chain.append(_stretch(calls[i] for i in since))
         if once and _is_place(call, model.outputs):
@@ -205,18 +205,18 @@ def _stretches(model: keras.Model, prefix: str = "", nested: bool = False) -> li
     return [*chain, _stretch(call for i, call in enumerate(calls) if i not in done)]
 
 
-def _narrow(graph: Graph, calls: list[Call], outputs: list[keras.KerasTensor], nested: bool) -> list[int]:
+def _narrow(graph: Graph, calls: list[Call], outputs: list[keras.KerasTensor], inner: bool) -> list[int]:
     """The calls that no gradient and no float input finds a way around; masks and indices may."""
     learning = {i for i, node in enumerate(graph.nodes) if node.has_weights}
     entering = {
-        i for i, call in enumerate(calls) if not call.inputs and (nested or "float" in call.outputs[0].dtype)
+        i for i, call in enumerate(calls) if not call.inputs and (inner or "float" in call.outputs[0].dtype)
     }
     below = {
         i: graph.upstream([i])
         for i in range(len(calls))
         if not graph.around(i, outputs) & (learning | entering)
     }
-    return sorted((i for i in below if nested or below[i] & learning), key=lambda i: len(below[i]))
+    return sorted((i for i in below if inner or below[i] & learning), key=lambda i: len(below[i]))
 
 
 def _is_place(call: Call, outputs: list[keras.KerasTensor]) -> bool:
