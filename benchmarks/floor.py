@@ -34,7 +34,6 @@ import keras
 from keras import ops
 
 import keras_sg
-from keras_sg._interfaces.interface import Interface
 
 ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -60,7 +59,7 @@ def of_step(model, batch):
     counted, below = [], False
     shape = (None, *model.input_shape[1:])
     for layer in model.layers[1:]:  # the first is the input
-        cut = isinstance(layer, Interface)
+        cut = layer in model.interfaces
         products, shape = _products(layer.layer if cut else layer, shape)
         counted += _times(products, below)
         below = below or any(product.learns for product in products)

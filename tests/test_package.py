@@ -142,6 +142,12 @@ def test_the_map_is_the_house(sources):
         assert set(below) <= seen, f"{rooms} import what lies above them"
 
 
+def test_examples_and_benchmarks_import_what_is_public(sources):
+    for path in [*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        found = imports(path.name, path.read_text(), sources.keys())
+        assert not [name for name in found if "._" in name], path
+
+
 def test_what_a_map_is():
     text = "| room | imports |\n|---|---|\n| `a`, `b` | one and two | |\n| `c` | three | `a`, `b` |\n"
     assert drawn(text) == [(["a", "b"], []), (["c"], ["a", "b"])]

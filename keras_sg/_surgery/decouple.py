@@ -91,7 +91,7 @@ def decouple(
     )
 
 
-def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, inner: bool = False) -> keras.Model:
+def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, in_another: bool = False) -> keras.Model:
     """`model` with `wrap(layer)` in the place of every layer named; a plain keras.Model."""
     here = {name for name in names if "/" not in name}
     inside: dict[str, list[str]] = {}
@@ -100,7 +100,7 @@ def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, inner: bool
         inside.setdefault(outer, []).append(inner)
 
     def replace(layer: keras.Layer) -> keras.Layer:
-        new = _insert(layer, inside[layer.name], wrap, inner=True) if layer.name in inside else layer
+        new = _insert(layer, inside[layer.name], wrap, in_another=True) if layer.name in inside else layer
         return wrap(new) if layer.name in here else new
 
     graph = Graph()
@@ -115,7 +115,7 @@ def _insert(model: keras.Model, names: Iterable[str], wrap: Rebuild, inner: bool
             )
     cuts = [call for calls in uses.values() for call in calls]
     for cut in sorted(cuts):
-        graph.warn_unless_separating(cut, cuts, result.outputs, inner)
+        graph.warn_unless_separating(cut, cuts, result.outputs, in_another)
     return result
 
 
