@@ -26,7 +26,7 @@ import keras
 
 import keras_sg
 from examples import data, images, runs
-from examples.paper_table import SHAPES, WIDTHS
+from examples.paper_cells import SHAPES, WIDTHS
 
 NETWORK = "mnist", "fcn"
 UPDATES = {f"p={p:g}": p for p in (1, 0.5, 0.2, 0.1, 0.05)}

@@ -25,6 +25,10 @@ def paper():
     return importlib.import_module("examples.paper_table")
 
 
+def cell_of(*values, **more):
+    return importlib.import_module("examples.paper_cells").Cell(*values, **more)
+
+
 @pytest.fixture
 def few(tmp_path):
     """A file of 60 training and 20 test images, the command to train on them, and the folder of results."""
@@ -47,8 +51,8 @@ def settings(paper, cell, *options):
 
 
 def built(paper, *cell, options=()):
-    cell = paper.Cell(*cell, seed=1)
-    return paper.build(cell, settings(paper, cell, *options))
+    cell = cell_of(*cell, seed=1)
+    return importlib.import_module("examples.paper_cells").build(cell, settings(paper, cell, *options))
 
 
 def count(variables):
@@ -94,7 +98,7 @@ def test_synthesizers_of_the_paper(paper):
         hidden = sum(a * b + 3 * b for a, b in itertools.pairwise(sizes))
         parameters = hidden + sizes[-1] * width + width
         assert {count(cut.synthesizer.trainable_variables) for cut in model.interfaces} == {parameters}
-        conditional = paper.Cell(dataset, "fcn", 3, "sg-conditional", 1)
+        conditional = cell_of(dataset, "fcn", 3, "sg-conditional", 1)
         assert paper.recipe("paper", conditional)["synthesizer"] == []
 
 
@@ -117,7 +121,7 @@ def test_arms(paper):
 
 def test_recipe_of_the_deepest(paper):
     """In `fast`, 21 layers with the label have rates of their own."""
-    deepest, other = (paper.Cell("mnist", "fcn", layers, "sg-conditional", 1) for layers in (21, 6))
+    deepest, other = (cell_of("mnist", "fcn", layers, "sg-conditional", 1) for layers in (21, 6))
     found = paper.recipe("fast", deepest)
     assert (found["learning_rate"], found["synthesizer_learning_rate"], found["iterations"]) == (
         1e-4,
@@ -133,7 +137,7 @@ def test_recipe_of_the_deepest(paper):
 
 def test_rates_of_the_paper(paper):
     """Divided by ten after 300,000 and 400,000 of 500,000 iterations."""
-    cell = paper.Cell("mnist", "fcn", 3, "backprop", 1)
+    cell = cell_of("mnist", "fcn", 3, "backprop", 1)
     optimizer = built(paper, "mnist", "fcn", 3, "backprop", options=["--recipe", "paper"]).optimizer
     iterations = settings(paper, cell, "--recipe", "paper").iterations
     assert iterations == 500_000 // 234 * 234
