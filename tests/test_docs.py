@@ -1,5 +1,6 @@
 """Every Python block in README and docs, and every example in a docstring, runs; and the site builds."""
 
+import ast
 import inspect
 import pathlib
 import re
@@ -47,7 +48,7 @@ def run(text):
     return blocks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages(page, tmp_path, monkeypatch, two_devices):
     monkeypatch.chdir(tmp_path)
     # A page may ask for a strategy; a process has only one.
@@ -101,6 +102,22 @@ def test_every_public_name_is_on_an_api_page():
     public = {name for name in PUBLIC if name.rsplit(".", 1)[0] in holders}
     assert len(public) > 20
     assert public | {"keras_sg.gradients.replace_gradient"} <= shown
+
+
+def test_the_errors_on_the_page_of_limits_are_those_of_the_package():
+    said = []
+    for path in (ROOT / "keras_sg").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]  # what is put in is a gap
+            said.append("\0".join(str(p.value) if isinstance(p, ast.Constant) else "" for p in parts))
+
+    page = (ROOT / "docs" / "pages" / "limits.md").read_text()
+    refused = page.split("\n## What keras_sg refuses\n")[1].split("\n## What is silent\n")[0]
+    quoted = [text for _, text in re.findall(r"^(?:Error|Warning): (`+)(.+)\1$", refused, re.MULTILINE)]
+    assert len(quoted) == refused.count("\nError: ") + refused.count("\nWarning: ") > 40
+    for text in quoted:
+        pieces = re.compile(".*".join(map(re.escape, text.split("..."))), re.DOTALL)
+        assert any(pieces.search(one) for one in said), f"no error says: {text}"
 
 
 def test_the_picture_of_ticks_is_what_the_schedule_does():
