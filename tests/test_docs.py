@@ -125,6 +125,21 @@ def test_the_picture_of_ticks_is_what_the_schedule_does():
     assert draw() == (ROOT / "docs" / "pages" / "ticks.svg").read_text()
 
 
+def test_the_page_of_the_notebook_has_all_of_it():
+    pytest.importorskip("mkdocs")
+    nbformat = pytest.importorskip("nbformat")
+    path = "examples/walkthrough.ipynb"
+    page = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["notebook_page"](path)
+    cells = nbformat.read(ROOT / path, as_version=4).cells
+    code = [cell.source.removeprefix("%matplotlib inline\n") for cell in cells if cell.cell_type == "code"]
+    assert [block.rstrip("\n") for _, block in BLOCK.findall(page)] == code
+    assert page.startswith(cells[0].source.splitlines()[0] + "\n")
+    assert page.count(f"jupyter notebook {path}") == 1
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            assert cell.source.split("\n", 1)[-1].strip() in page
+
+
 def test_the_site_builds_and_needs_no_network(tmp_path):
     pytest.importorskip("mkdocs")
     # Strict: a page outside the navigation, a dead link or anchor, an argument that is not there.
@@ -134,7 +149,8 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
     assert done.returncode == 0, done.stderr
 
     pages = {str(page.relative_to(tmp_path)): page.read_text() for page in tmp_path.rglob("*.html")}
-    assert pages.keys() >= {"index.html", "changelog.html", "contributing.html", "api/interfaces.html"}
+    names = ("index", "changelog", "contributing", "walkthrough", "log/performance", "api/interfaces")
+    assert pages.keys() >= {f"{name}.html" for name in names}
     for name, page in pages.items():
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=\W?(?:https?:)?//[^>]*", page)
         assert not loaded, f"{name} loads {loaded}"
