@@ -1,5 +1,6 @@
 """Every Python block in README and docs, and every example in a docstring, runs; and the site builds."""
 
+import ast
 import inspect
 import pathlib
 import re
@@ -48,7 +49,7 @@ def run(text):
     return blocks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages(page, tmp_path, monkeypatch, two_devices):
     monkeypatch.chdir(tmp_path)
     # A page may ask for a strategy; a process has only one.
@@ -104,9 +105,40 @@ def test_every_public_name_is_on_an_api_page():
     assert public | {"keras_sg.gradients.replace_gradient"} <= shown
 
 
+def test_the_errors_on_the_page_of_limits_are_those_of_the_package():
+    said = []
+    for path in (ROOT / "keras_sg").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]  # what is put in is a gap
+            said.append("\0".join(str(p.value) if isinstance(p, ast.Constant) else "" for p in parts))
+
+    page = (ROOT / "docs" / "pages" / "limits.md").read_text()
+    refused = page.split("\n## What keras_sg refuses\n")[1].split("\n## What is silent\n")[0]
+    quoted = [text for _, text in re.findall(r"^(?:Error|Warning): (`+)(.+)\1$", refused, re.MULTILINE)]
+    assert len(quoted) == refused.count("\nError: ") + refused.count("\nWarning: ") > 40
+    for text in quoted:
+        pieces = re.compile(".*".join(map(re.escape, text.split("..."))), re.DOTALL)
+        assert any(pieces.search(one) for one in said), f"no error says: {text}"
+
+
 def test_the_picture_of_ticks_is_what_the_schedule_does():
     draw = runpy.run_path(str(ROOT / "docs" / "ticks.py"))["picture"]
     assert draw() == (ROOT / "docs" / "pages" / "ticks.svg").read_text()
+
+
+def test_the_page_of_the_notebook_has_all_of_it():
+    pytest.importorskip("mkdocs")
+    nbformat = pytest.importorskip("nbformat")
+    path = "examples/walkthrough.ipynb"
+    page = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["notebook_page"](path)
+    cells = nbformat.read(ROOT / path, as_version=4).cells
+    code = [cell.source.removeprefix("%matplotlib inline\n") for cell in cells if cell.cell_type == "code"]
+    assert [block.rstrip("\n") for _, block in BLOCK.findall(page)] == code
+    assert page.startswith(cells[0].source.splitlines()[0] + "\n")
+    assert page.count(f"jupyter notebook {path}") == 1
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            assert cell.source.split("\n", 1)[-1].strip() in page
 
 
 def test_the_site_builds_and_needs_no_network(tmp_path):
@@ -118,7 +150,8 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
     assert done.returncode == 0, done.stderr
 
     pages = {str(page.relative_to(tmp_path)): page.read_text() for page in tmp_path.rglob("*.html")}
-    assert pages.keys() >= {"index.html", "changelog.html", "contributing.html", "api/interfaces.html"}
+    names = ("index", "changelog", "contributing", "walkthrough", "log/performance", "api/interfaces")
+    assert pages.keys() >= {f"{name}.html" for name in names}
     for name, page in pages.items():
         loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=\W?(?:https?:)?//[^>]*", page)
         assert not loaded, f"{name} loads {loaded}"

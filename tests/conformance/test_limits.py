@@ -1,5 +1,8 @@
 """What Keras or TensorFlow cannot do: a plain model fails in the same way. See docs/pages/limits.md."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -70,6 +73,11 @@ def test_the_same_error_as_of_a_plain_model(limit, plain, two_devices, tmp_path)
     kind, message = LIMITS[limit]
     with pytest.raises(kind, match=message):
         limit(plain, two_devices, tmp_path)
+
+
+def test_the_page_has_the_text_of_each():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "pages" / "limits.md").read_text()
+    assert not [message for _, message in LIMITS.values() if not re.search(message, page)]
 
 
 def test_channels_first_on_a_cpu():
