@@ -96,7 +96,7 @@ def test_what_an_index_shows_has_links_that_lead_into_the_repository(wheel):
 
     readme = (ROOT / "README.md").read_text()
     links = LINK.findall(readme)
-    assert sum(picture == "!" for picture, _ in links) == 2 and len(links) > 30
+    assert {picture for picture, _ in links} == {"", "!"}
     for (picture, target), (_, absolute) in zip(links, LINK.findall(shown), strict=True):
         if not target.startswith(("https://", "#")):
             assert (ROOT / target.partition("#")[0]).is_file()
@@ -163,6 +163,16 @@ def test_pre_commit_runs_the_linters_of_make_test():
     assert len(hooks) == 3
     # pre-commit names the files, and what a formatter changes is not committed.
     assert hooks == [line.removesuffix(" .").replace(" --check", "") for line in linters]
+
+
+def test_the_workflow_makes_what_ci_run_makes():
+    workflow = ROOT / ".github" / "workflows" / "ci.yml"
+    if not workflow.exists():
+        pytest.skip("an sdist holds no workflows")
+    script, lines = (path.read_text() for path in (ROOT / ".ci" / "run", workflow))
+    targets = re.findall(r"^make .+$", script, re.MULTILINE)
+    assert "make test" in targets
+    assert targets == re.findall(r"- run: (make .+)", lines)
 
 
 def test_importing_it_imports_nothing_that_is_asked_for_later():
