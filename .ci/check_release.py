@@ -16,14 +16,12 @@ def problems(tag, repository):
         repository: the address where the tag lies.
     """
     found = []
-    (version,) = re.findall(
-        r'^__version__ = "(.+)"$', (ROOT / "keras_sg/version.py").read_text(), re.MULTILINE
-    )
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    path = settings["tool"]["hatch"]["version"]["path"]
+    (version,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / path).read_text(), re.MULTILINE)
     if tag != f"v{version}":
-        found.append(
-            f"The tag has to be that of the version in keras_sg/version.py, 'v{version}'. Received: {tag!r}."
-        )
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+        found.append(f"The tag has to be that of the version in {path}, 'v{version}'. Received: {tag!r}.")
+    address = settings["project"]["urls"]["Repository"]
     if address != repository:
         found.append(
             "The links of the README that an index shows begin with Repository in [project.urls] of "
