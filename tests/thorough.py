@@ -199,6 +199,7 @@ SLOW = {
     ],
     "test_package.py": [
         "test_importing_it_imports_nothing_that_is_asked_for_later",
+        "test_installed_from_a_file",
     ],
     "test_paper_table.py": [
         "test_a_budget",
