@@ -3,7 +3,7 @@
     python -m examples.quickstart
 
 A small network is cut into three modules and trained four ways on the digits that ship with
-scikit-learn (1,797 pictures of 8 x 8):
+scikit-learn (1,797 pictures of 8 x 8). It needs Keras, on any backend, scikit-learn and matplotlib:
 
     backprop         the gradient runs through the whole network
     no-backprop      it stops at the last layer; the layers below keep their random weights
@@ -19,12 +19,10 @@ import pathlib
 import keras
 
 import keras_sg
-from examples import runs
-from examples.data import prefetched
+from examples import data, runs
 from examples.needs import needs
 
-with needs("tensorflow,examples"):
-    import tensorflow as tf
+with needs("examples"):
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -64,10 +62,8 @@ def load(seed=0):
     train_x, test_x, train_y, test_y = train_test_split(
         digits.data.astype("float32") / 16, digits.target, test_size=0.25, random_state=seed
     )
-    train = tf.data.Dataset.from_tensor_slices((train_x, train_y)).cache()
-    test = tf.data.Dataset.from_tensor_slices((test_x, test_y))
-    train = train.shuffle(len(train_x), seed=seed).batch(32, drop_remainder=True)
-    return prefetched(train), prefetched(test.batch(450))
+    train = data.Batches({"image": train_x, "label": train_y}, (64,), batch_size=32, seed=seed)
+    return train, data.Batches({"image": test_x, "label": test_y}, (64,), batch_size=len(test_y))
 
 
 def main(argv=None):

@@ -89,7 +89,7 @@ def test_the_main_names_have_examples():
 
 
 def test_links_in_the_pages_lead_somewhere():
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "examples" / "README.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
