@@ -1,4 +1,4 @@
-"""A first look, in under a minute: handwritten digits, with and without backpropagation.
+"""A first look, in about a minute: handwritten digits, with and without backpropagation.
 
     python -m examples.quickstart
 
@@ -42,7 +42,8 @@ def build(arm):
             [keras.layers.Dense(64), keras.layers.BatchNormalization(), keras.layers.ReLU()], name=name
         )
         hidden = INTERFACES[arm](module)(hidden)
-    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(10, name="logits")(hidden))
+    outputs = keras.layers.Dense(10, name="logits")(hidden)
+    model = keras_sg.DecoupledModel(inputs, outputs, report_interfaces=False)
 
     if arm == "no-backprop":
         for variable in model.trainable_variables[:-2]:  # all but kernel and bias of the last layer
