@@ -1,4 +1,5 @@
-# make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn
+# make demo    a network trained with and without synthetic gradients, on data that ships with scikit-learn;
+#              make demo BACKEND=jax (or torch) does it without TensorFlow
 # make test    the linter, the type checker and the tests that find most, on TensorFlow, JAX and, where it is installed, PyTorch
 # make test-all    all tests: those of make test, and the rest
 # make coverage    the tests once more, and which lines of the package they run: 95 % at least
@@ -6,6 +7,7 @@
 # All start from a bare clone: Python 3.11 or newer is all they need.
 
 PYTHON ?= python3
+BACKEND ?= tensorflow
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # pip compiles nothing, Python what it imports: less than half. It must be allowed to keep it.
@@ -18,8 +20,8 @@ WITHOUT_TORCH = The tests on PyTorch are left out: it is not installed. To run t
 
 .PHONY: demo test test-all test-rest coverage docs docs-serve clean
 
-demo: .venv/demo
-	$(BIN)/python -m examples.quickstart
+demo: .venv/demo-$(BACKEND)
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m examples.quickstart
 
 test: .venv/test
 	$(BIN)/ruff check .
@@ -51,10 +53,10 @@ docs: .venv/docs
 docs-serve: .venv/docs
 	$(BIN)/python -m mkdocs serve --config-file docs/mkdocs.yml --dev-addr localhost:8000
 
-.venv/demo: EXTRAS := tensorflow,examples
+.venv/demo-$(BACKEND): EXTRAS := $(BACKEND),examples
 .venv/test: EXTRAS := tensorflow,jax,ray,examples,tune,docs,test
 .venv/docs: EXTRAS := docs
-.venv/demo .venv/test .venv/docs: pyproject.toml
+.venv/demo-$(BACKEND) .venv/test .venv/docs: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(EXTRAS)]"

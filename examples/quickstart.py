@@ -1,9 +1,9 @@
-"""A first look, in under a minute: handwritten digits, with and without backpropagation.
+"""A first look, in about a minute: handwritten digits, with and without backpropagation.
 
     python -m examples.quickstart
 
 A small network is cut into three modules and trained four ways on the digits that ship with
-scikit-learn (1,797 pictures of 8 x 8):
+scikit-learn (1,797 pictures of 8 x 8). It needs Keras, on any backend, scikit-learn and matplotlib:
 
     backprop         the gradient runs through the whole network
     no-backprop      it stops at the last layer; the layers below keep their random weights
@@ -19,12 +19,10 @@ import pathlib
 import keras
 
 import keras_sg
-from examples import runs
-from examples.data import prefetched
+from examples import data, runs
 from examples.needs import needs
 
-with needs("tensorflow,examples"):
-    import tensorflow as tf
+with needs("examples"):
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -44,7 +42,8 @@ def build(arm):
             [keras.layers.Dense(64), keras.layers.BatchNormalization(), keras.layers.ReLU()], name=name
         )
         hidden = INTERFACES[arm](module)(hidden)
-    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(10, name="logits")(hidden))
+    outputs = keras.layers.Dense(10, name="logits")(hidden)
+    model = keras_sg.DecoupledModel(inputs, outputs, report_interfaces=False)
 
     if arm == "no-backprop":
         for variable in model.trainable_variables[:-2]:  # all but kernel and bias of the last layer
@@ -64,10 +63,8 @@ def load(seed=0):
     train_x, test_x, train_y, test_y = train_test_split(
         digits.data.astype("float32") / 16, digits.target, test_size=0.25, random_state=seed
     )
-    train = tf.data.Dataset.from_tensor_slices((train_x, train_y)).cache()
-    test = tf.data.Dataset.from_tensor_slices((test_x, test_y))
-    train = train.shuffle(len(train_x), seed=seed).batch(32, drop_remainder=True)
-    return prefetched(train), prefetched(test.batch(450))
+    train = data.Batches({"image": train_x, "label": train_y}, (64,), batch_size=32, seed=seed)
+    return train, data.Batches({"image": test_x, "label": test_y}, (64,), batch_size=len(test_y))
 
 
 def main(argv=None):

@@ -90,9 +90,46 @@ def test_the_main_names_have_examples():
 
 
 def test_links_in_the_pages_lead_somewhere():
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "examples" / "README.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def committed(name):
+    return (ROOT / "docs" / "pages" / name).read_text()
+
+
+NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+GLANCE = runpy.run_path(str(ROOT / "docs" / "glance.py"))
+
+
+@pytest.mark.parametrize("name", GLANCE["FIGURES"])
+def test_the_figures_at_a_glance_show_numbers_of_the_pages(name):
+    for panel in GLANCE["FIGURES"][name]:
+        page, anchor = panel.source.split("#")
+        parts = re.split(r"^#+ (.+)$", committed(page), flags=re.MULTILINE)
+        sections = {
+            re.sub(r"[^\w -]", "", title).lower().replace(" ", "-"): text
+            for title, text in zip(parts[1::2], parts[2::2])
+        }
+        stand = set(NUMBER.findall(sections[anchor]))
+        assert f"({panel.source})" in committed("results.md")
+        for bars in panel.groups.values():
+            assert not {bar.number for bar in bars} - stand, panel.source
+
+
+@pytest.mark.parametrize("name", GLANCE["FIGURES"])
+def test_the_figures_at_a_glance_are_what_is_drawn(name, tmp_path):
+    """Their texts are; where a version of matplotlib puts a line is its own affair."""
+    drawn = tmp_path / name
+    GLANCE["save"](GLANCE["figure_of"](GLANCE["FIGURES"][name]), drawn)
+    texts = [re.findall(r"<text [^>]*>([^<]+)</text>", svg) for svg in (drawn.read_text(), committed(name))]
+    assert texts[0] == texts[1]
+    told = re.search(rf"!\[([^\]]+)\]\({name}\)", committed("results.md"))[1]
+    for panel in GLANCE["FIGURES"][name]:
+        for bars in panel.groups.values():
+            for bar in bars:
+                assert bar.number in texts[1] and bar.number in NUMBER.findall(told)
 
 
 def test_every_public_name_is_on_an_api_page():

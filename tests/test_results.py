@@ -140,8 +140,7 @@ def test_a_backup_that_is_damaged(tmp_path, content):
 
 
 IMPORTED = [
-    ("quickstart", "sklearn.datasets", "tensorflow,examples"),
-    ("quickstart", "tensorflow", "tensorflow,examples"),
+    ("quickstart", "sklearn.datasets", "examples"),
     ("binary_addition", "tensorflow", "tensorflow,examples"),
     ("sparse_updates", "matplotlib.figure", "tensorflow,examples"),
     ("trials", "matplotlib.figure", "examples"),

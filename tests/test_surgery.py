@@ -93,6 +93,18 @@ def test_deeper_nesting():
     check_shared_and_reversible(model, X, ["outer/toy/block2"])
 
 
+def test_which_kind_it_takes_by_itself():
+    """What its docstring and the guide say: a linear synthesizer, that sees the label if there is one."""
+    for options, labels in (({"num_classes": 3}, 3), ({"label_size": 3}, 3), ({}, None)):
+        for cut in keras_sg.decouple(sequential(), ["block1", "block2"], **options).interfaces:
+            assert type(cut) is keras_sg.SyntheticGradient
+            assert cut.get_config()["synthesizer"]["class_name"] == "Linear"
+            assert (cut.num_classes or cut.label_size) == labels
+    # Asked for another kind, that kind's own choice.
+    critics = keras_sg.decouple(sequential(), "block1", keras_sg.SyntheticLoss, num_classes=3, sobolev=True)
+    assert critics.interfaces[0].get_config()["synthesizer"]["class_name"] == "Critic"
+
+
 def test_a_compiled_model_and_a_single_name():
     model = functional()
     model.compile("adam", "mse")

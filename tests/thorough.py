@@ -112,6 +112,9 @@ SLOW = {
         "test_mixed_precision",
         "test_targets_are_no_labels",
     ],
+    "test_first_examples.py": [
+        "test_quickstart_without_tensorflow",
+    ],
     "test_freezing.py": [
         "test_a_frozen_interface_is_a_frozen_module",
         "test_below_what_is_frozen_the_network_learns_on",

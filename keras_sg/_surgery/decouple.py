@@ -34,10 +34,10 @@ def decouple(
             weights with the result: training one trains both.
         after: name of a layer (or the layer itself), or a list of them. Layers of nested models
             are named by their path, as in `"backbone/block1"`.
-        interface: `keras_sg.SyntheticGradient`, `keras_sg.SyntheticLoss` or `keras_sg.LocalLoss`.
+        interface: `keras_sg.SyntheticGradient`, `keras_sg.SyntheticLoss` or `keras_sg.LocalLoss`. By
+            default the first, whose synthesizer is a linear one. With `num_classes` that is the choice for
+            dense layers; behind convolutions ask for `SyntheticLoss`, with `sobolev=True`.
         report_interfaces: as for `keras_sg.DecoupledModel`.
-
-
         labels_from: where in `y` the labels are, if it holds more than them: a key, an index or a callable,
             as for `keras_sg.DecoupledModel`.
         **options: arguments of `interface` (`synthesizer`, `num_classes`, ...). Every
