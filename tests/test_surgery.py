@@ -98,8 +98,9 @@ def test_which_kind_it_takes_by_itself():
     for options, labels in (({"num_classes": 3}, 3), ({"label_size": 3}, 3), ({}, None)):
         for cut in keras_sg.decouple(sequential(), ["block1", "block2"], **options).interfaces:
             assert type(cut) is keras_sg.SyntheticGradient
-            assert cut.get_config()["synthesizer"]["class_name"] == "Linear"
-            assert (cut.num_classes or cut.label_size) == labels
+            config = cut.get_config()
+            assert config["synthesizer"]["class_name"] == "Linear"
+            assert (config["num_classes"] or config["label_size"]) == labels
     # Asked for another kind, that kind's own choice.
     critics = keras_sg.decouple(sequential(), "block1", keras_sg.SyntheticLoss, num_classes=3, sobolev=True)
     assert critics.interfaces[0].get_config()["synthesizer"]["class_name"] == "Critic"
