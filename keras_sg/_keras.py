@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 from keras.src import backend
+from keras.src.backend.common import masking
 from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.models.functional import Functional
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
@@ -58,20 +59,20 @@ def with_sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 def mask_of(tensor: Tensor) -> Tensor | None:
     """The mask that Keras has attached to `tensor`, if any."""
-    return backend.get_keras_mask(tensor)
+    return masking.get_keras_mask(tensor)
 
 
 def with_mask(tensor: Tensor, mask: Tensor | None) -> Tensor:
     """Attach a mask to `tensor`; return it."""
-    backend.set_keras_mask(tensor, mask)
+    masking.set_keras_mask(tensor, mask)
     return tensor
 
 
 def copy_mask(source: Tensor, target: Tensor) -> Tensor:
     """Give `target` the mask that Keras has attached to `source`, if any; return `target`."""
-    mask = backend.get_keras_mask(source)
+    mask = masking.get_keras_mask(source)
     if mask is not None and target is not source:
-        backend.set_keras_mask(target, mask)
+        masking.set_keras_mask(target, mask)
     return target
 
 
