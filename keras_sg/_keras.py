@@ -306,7 +306,7 @@ def metrics_of_batches(model: keras.Model, others: Iterable[keras.metrics.Metric
 
 
 def set_state(model: keras.Model, state: tuple[list[Tensor], ...]) -> None:
-    """On JAX, have `jax_state_sync` give a model's variables the values in a state.
+    """On JAX, have a model's variables get the values in a state when Keras next hands them out.
 
     Args:
         model: the model, in a training step.

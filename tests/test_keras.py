@@ -469,3 +469,37 @@ def test_what_a_layer_took_by_keyword():
 def test_losses_of_probabilities(loss, told):
     y, y_pred = np.zeros(2, "int32"), np.full((2, 3), 1 / 3, "float32")
     assert _keras.takes_probabilities(loss, y, y_pred) == told
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere a step writes the variables itself")
+def test_a_state_is_handed_to_the_variables_at_the_end_of_an_epoch():
+    class Setting(keras.Sequential):
+        """Leaves behind a state in which everything is 7, in the place of what it has learned."""
+
+        def make_train_function(self, force=False):
+            super().make_train_function(force)
+            train = self.train_function
+
+            def train_and_set(state, iterator):
+                logs, state = train(state, iterator)
+                self.left = [[0 * value + 7 for value in values] for values in state]
+                return logs, state
+
+            self.train_function = train_and_set
+
+        def state_sync(self):
+            self.called = True
+            _keras.set_state(self, tuple(self.left))
+            super().state_sync()
+
+        def jax_state_sync(self):
+            self.called = True
+            _keras.set_state(self, tuple(self.left))
+            super().jax_state_sync()
+
+    model = Setting([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    assert model.called
+    for variable in [*model.variables, *model.optimizer.variables]:
+        np.testing.assert_array_equal(variable, 7)

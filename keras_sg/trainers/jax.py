@@ -75,10 +75,18 @@ class JaxTrainer(Mixin):
 
     def jax_state_sync(self) -> None:
         """Give the variables their values, as Keras's own does; before that, wait for what is in flight."""
+        self._fetch()
+        super().jax_state_sync()
+
+    def state_sync(self) -> None:
+        """What Keras from 3.16 on calls in the place of `jax_state_sync`."""
+        self._fetch()
+        super().state_sync()
+
+    def _fetch(self) -> None:
         state = self.runner.drain() if self.runner is not None else None
         if state is not None:
             _keras.set_state(self, state)
-        super().jax_state_sync()
 
     def _with_known_labels(self, data: Nested) -> Nested:
         """A batch on its way into the compiled step, which cannot say what is wrong with labels."""
