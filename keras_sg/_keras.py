@@ -20,7 +20,8 @@ from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.models.functional import Functional
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
-from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters import data_adapter_utils, get_data_adapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from keras_sg.types import Nested, Shape, Tensor, Variable
 
@@ -314,6 +315,33 @@ def set_state(model: keras.Model, state: tuple[list[Tensor], ...]) -> None:
     """
     kinds = ("trainable", "non_trainable", "optimizer", "metrics")
     model._jax_state = {f"{kind}_variables": values for kind, values in zip(kinds, state)}
+
+
+# Keras from 3.16 on hands several batches at once to JAX: as one stack, or, where they do not fit together, as a list.
+_STACKS = "super_batch" in inspect.signature(DataAdapter.get_jax_iterator).parameters
+_List: type = getattr(data_adapter_utils, "PartialBatchList", type(None))
+
+
+def batches_of(
+    data: Nested, steps: int, part: Callable[[Nested], Nested] = lambda batch: batch
+) -> list[Nested]:
+    """The batches in what Keras on JAX hands to a training function at once, in their order.
+
+    Args:
+        data: what comes out of the iterator of `fit`.
+        steps: the `steps_per_execution` that `fit` was given.
+        part: what is wanted of each: a function of a batch, that takes a stack of them as well.
+    """
+    if isinstance(data, _List):
+        return [part(batch) for batch in data]
+    wanted = part(data)
+    if not _STACKS or steps == 1:
+        return [wanted]
+    number = next(len(leaf) for leaf in keras.tree.flatten(data) if leaf is not None)
+    return [
+        keras.tree.map_structure(lambda leaf, i=i: None if leaf is None else leaf[i], wanted)
+        for i in range(number)
+    ]
 
 
 @contextlib.contextmanager
