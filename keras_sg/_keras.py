@@ -317,9 +317,18 @@ def set_state(model: keras.Model, state: tuple[list[Tensor], ...]) -> None:
     model._jax_state = {f"{kind}_variables": values for kind, values in zip(kinds, state)}
 
 
-# Keras from 3.16 on hands several batches at once to JAX: as one stack, or, where they do not fit together, as a list.
+def synchronised(model: keras.Model) -> Any:
+    """On PyTorch, what Keras has wrapped a model in to keep it the same in several processes, if it has.
+
+    Keras from 3.16 on does it where it makes a training function, in every process of a group.
+    """
+    return getattr(model, "ddp_model", None)
+
+
+# Keras from 3.16 on hands several batches at once to JAX: as one stack, or as a list where they do not fit
+# together.
 _STACKS = "super_batch" in inspect.signature(DataAdapter.get_jax_iterator).parameters
-_List: type = getattr(data_adapter_utils, "PartialBatchList", type(None))
+_List: Any = getattr(data_adapter_utils, "PartialBatchList", type(None))
 
 
 def batches_of(

@@ -539,3 +539,24 @@ def test_the_batches_that_are_handed_over_at_once(kind, part, steps):
     np.testing.assert_array_equal(np.concatenate(found), y)
     if part == "whole":
         np.testing.assert_array_equal(np.concatenate([batch[0] for batch in model.noted]), x)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only on PyTorch Keras wraps models")
+def test_the_model_that_keeps_processes_the_same(tmp_path):
+    import torch
+
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    assert _keras.synchronised(model) is None
+    if not hasattr(model, "ddp_model"):
+        pytest.skip("before Keras 3.16, it wraps no model")
+    model.make_train_function(force=True)
+    assert _keras.synchronised(model) is None
+    group = f"file://{tmp_path / 'group'}"
+    torch.distributed.init_process_group("gloo", init_method=group, rank=0, world_size=1)
+    try:
+        model.make_train_function(force=True)
+        assert isinstance(_keras.synchronised(model), torch.nn.parallel.DistributedDataParallel)
+    finally:
+        torch.distributed.destroy_process_group()

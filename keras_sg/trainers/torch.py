@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_sg import _keras
+from keras_sg import _keras, replicas
 from keras_sg.reports import Measures
 from keras_sg.step import Step
 from keras_sg.trainers import feedback
@@ -110,6 +110,15 @@ class TorchTrainer(Mixin):
                 "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
             )
         super().make_train_function(force)
+        if _keras.synchronised(self) is not None or replicas.distributed(self):
+            raise ValueError(
+                "keras_sg.DecoupledModel trains in one process on PyTorch: its step does not call the model "
+                "that torch.nn.parallel.DistributedDataParallel keeps the same in all of them, and each "
+                "would train by itself. Train outside of torch.distributed and keras.distribution, or in "
+                "several processes with KERAS_BACKEND='jax'. Received: "
+                f"keras.distribution.distribution()={keras.distribution.distribution()}, "
+                f"torch.distributed.is_initialized()={torch.distributed.is_initialized()}."
+            )
         if self.runner is not None:
             self.train_function = lambda data: self.runner.step(None, data[0])[0]
 
