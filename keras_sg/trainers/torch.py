@@ -120,7 +120,14 @@ class TorchTrainer(Mixin):
                 f"torch.distributed.is_initialized()={torch.distributed.is_initialized()}."
             )
         if self.runner is not None:
-            self.train_function = lambda data: self.runner.step(None, data[0])[0]
+            self.train_function = self._in_modules
+
+    def _in_modules(self, data: list[Nested]) -> Logs:
+        """Take the batches of one execution, one by one."""
+        logs: Logs = {}
+        for batch in data:
+            logs, _ = self.runner.step(None, batch)
+        return logs
 
     def make_observe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
