@@ -2,6 +2,7 @@
 #              make demo BACKEND=jax (or torch) does it without TensorFlow
 # make test    the linter, the type checker and the tests that find most, on TensorFlow, JAX and, where it is installed, PyTorch
 # make test-all    all tests: those of make test, and the rest
+# make test-nightly    the tests of make test on the newest keras-nightly, the next Keras, in an environment of its own
 # make coverage    the tests once more, and which lines of the package they run: 95 % at least
 # make docs    the documentation, built strictly into site/; make docs-serve shows it on localhost:8000
 # All start from a bare clone: Python 3.11 or newer is all they need.
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 BACKEND ?= tensorflow
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal
 # pip compiles nothing, Python what it imports: less than half. It must be allowed to keep it.
 unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -18,7 +19,13 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 HAS_TORCH = $(shell $(BIN)/python -c "import torch" 2> /dev/null && echo yes)
 WITHOUT_TORCH = The tests on PyTorch are left out: it is not installed. To run them: $(BIN)/python -m pip install torch
 
-.PHONY: demo test test-all test-rest coverage docs docs-serve clean
+define TESTS
+KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough"
+KERAS_BACKEND=jax $(PYTEST) -m "not thorough and not tensorflow"
+$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not thorough and not tensorflow",@echo "$(WITHOUT_TORCH)")
+endef
+
+.PHONY: demo test test-all test-rest test-nightly coverage docs docs-serve clean
 
 demo: .venv/demo-$(BACKEND)
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m examples.quickstart
@@ -27,9 +34,7 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy keras_sg
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough"
-	KERAS_BACKEND=jax $(PYTEST) -m "not thorough and not tensorflow"
-	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not thorough and not tensorflow",@echo "$(WITHOUT_TORCH)")
+	$(TESTS)
 
 test-all: test test-rest
 
@@ -37,6 +42,15 @@ test-rest: .venv/test
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "thorough"
 	KERAS_BACKEND=jax $(PYTEST) -m "thorough and not tensorflow"
 	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "thorough and not tensorflow")
+
+# keras and keras-nightly are both the folder keras/: with one of them pip takes away files of the other. So both go
+# before the newest comes.
+test-nightly: BIN := .venv-nightly/bin
+test-nightly: .venv-nightly/test
+	$(BIN)/python -m pip uninstall --quiet --yes keras keras-nightly
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --pre --no-deps keras-nightly
+	@KERAS_BACKEND=jax $(BIN)/python -c "import keras; print('Keras', keras.__version__)"
+	$(TESTS)
 
 # No backend runs all lines: the bar is for all of them together.
 COV := --cov --cov-append --cov-report= --cov-fail-under=0
@@ -54,13 +68,13 @@ docs-serve: .venv/docs
 	$(BIN)/python -m mkdocs serve --config-file docs/mkdocs.yml --dev-addr localhost:8000
 
 .venv/demo-$(BACKEND): EXTRAS := $(BACKEND),examples
-.venv/test: EXTRAS := tensorflow,jax,ray,examples,tune,docs,test
+.venv/test .venv-nightly/test: EXTRAS := tensorflow,jax,ray,examples,tune,docs,test
 .venv/docs: EXTRAS := docs
-.venv/demo-$(BACKEND) .venv/test .venv/docs: pyproject.toml
+.venv/demo-$(BACKEND) .venv/test .venv/docs .venv-nightly/test: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(EXTRAS)]"
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:
-	rm -rf .venv runs site .coverage*
+	rm -rf .venv .venv-nightly runs site .coverage*

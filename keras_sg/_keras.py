@@ -15,11 +15,13 @@ from typing import Any
 import keras
 from keras import ops
 from keras.src import backend
+from keras.src.backend.common import masking
 from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.models.functional import Functional
 from keras.src.optimizers.base_optimizer import clip_by_global_norm as clip_by_global_norm
 from keras.src.trainers import compile_utils
-from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters import data_adapter_utils, get_data_adapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from keras_sg._types import Nested, Shape, Tensor, Variable
 
@@ -58,20 +60,20 @@ def with_sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 def mask_of(tensor: Tensor) -> Tensor | None:
     """The mask that Keras has attached to `tensor`, if any."""
-    return backend.get_keras_mask(tensor)
+    return masking.get_keras_mask(tensor)
 
 
 def with_mask(tensor: Tensor, mask: Tensor | None) -> Tensor:
     """Attach a mask to `tensor`; return it."""
-    backend.set_keras_mask(tensor, mask)
+    masking.set_keras_mask(tensor, mask)
     return tensor
 
 
 def copy_mask(source: Tensor, target: Tensor) -> Tensor:
     """Give `target` the mask that Keras has attached to `source`, if any; return `target`."""
-    mask = backend.get_keras_mask(source)
+    mask = masking.get_keras_mask(source)
     if mask is not None and target is not source:
-        backend.set_keras_mask(target, mask)
+        masking.set_keras_mask(target, mask)
     return target
 
 
@@ -312,7 +314,7 @@ def metrics_of_batches(model: keras.Model, others: Iterable[keras.metrics.Metric
 
 
 def set_state(model: keras.Model, state: tuple[list[Tensor], ...]) -> None:
-    """On JAX, have `jax_state_sync` give a model's variables the values in a state.
+    """On JAX, have a model's variables get the values in a state when Keras next hands them out.
 
     Args:
         model: the model, in a training step.
@@ -320,6 +322,42 @@ def set_state(model: keras.Model, state: tuple[list[Tensor], ...]) -> None:
     """
     kinds = ("trainable", "non_trainable", "optimizer", "metrics")
     model._jax_state = {f"{kind}_variables": values for kind, values in zip(kinds, state)}
+
+
+def synchronised(model: keras.Model) -> Any:
+    """On PyTorch, what Keras has wrapped a model in to keep it the same in several processes, if it has.
+
+    Keras from 3.16 on does it where it makes a training function, in every process of a group.
+    """
+    return getattr(model, "ddp_model", None)
+
+
+# Keras from 3.16 on hands several batches at once to JAX: as one stack, or as a list where they do not fit
+# together.
+_STACKS = "super_batch" in inspect.signature(DataAdapter.get_jax_iterator).parameters
+_List: Any = getattr(data_adapter_utils, "PartialBatchList", type(None))
+
+
+def batches_of(
+    data: Nested, steps: int, part: Callable[[Nested], Nested] = lambda batch: batch
+) -> list[Nested]:
+    """The batches in what Keras on JAX hands to a training function at once, in their order.
+
+    Args:
+        data: what comes out of the iterator of `fit`.
+        steps: the `steps_per_execution` that `fit` was given.
+        part: what is wanted of each: a function of a batch, that takes a stack of them as well.
+    """
+    if isinstance(data, _List):
+        return [part(batch) for batch in data]
+    wanted = part(data)
+    if not _STACKS or steps == 1:
+        return [wanted]
+    number = next(len(leaf) for leaf in keras.tree.flatten(data) if leaf is not None)
+    return [
+        keras.tree.map_structure(lambda leaf, i=i: None if leaf is None else leaf[i], wanted)
+        for i in range(number)
+    ]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import several_steps
 from oracle import Oracle
 
 import keras_sg
@@ -20,7 +21,7 @@ MODES = [
     pytest.param(
         {"steps_per_execution": 5},
         id="several steps",
-        marks=pytest.mark.skipif(_TORCH, reason="one step at a time"),
+        marks=several_steps,
     ),
 ]
 

@@ -220,6 +220,22 @@ def test_no_compiled_training_on_torch():
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason=f"an error of the torch backend, not {BACKEND}")
+@pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "distribution"])
+def test_no_training_in_several_processes_on_torch(wrapped, monkeypatch):
+    model = conditional(keras_sg.DecoupledModel)
+    if wrapped:  # what Keras from 3.16 on does in a process of a group
+        vars(model)["ddp_model"] = model
+    else:
+        monkeypatch.setattr(keras.distribution, "distribution", lambda: "a distribution")
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match=r"in one process on PyTorch.*several processes with KERAS_BACKEND='jax'"
+    ):
+        model.fit(X, np.eye(3)[np.arange(8) % 3], verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
 WRONG_LABELS = {
     "rank 3": (np.ones((8, 3, 1)), r"labels of shape .*3, 1\)"),
     "no whole numbers": (np.full(8, 0.5), r"\[0, 3\).*labels from 0.5 to 0.5, 8 of them wrong, as \[0.5\]"),

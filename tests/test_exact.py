@@ -6,7 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from backends import several_steps
+from backends import compiled
 from models import BATCH, assert_same, data, interfaces_of, mlp, oracle_of, train_oracle
 
 import keras_sg
@@ -46,7 +46,7 @@ MODES = {
 
 
 modes = pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=several_steps if mode == "xla" else ()) for mode in MODES]
+    "mode", [pytest.param(mode, marks=compiled if mode == "xla" else ()) for mode in MODES]
 )
 
 

@@ -469,3 +469,94 @@ def test_what_a_layer_took_by_keyword():
 def test_losses_of_probabilities(loss, told):
     y, y_pred = np.zeros(2, "int32"), np.full((2, 3), 1 / 3, "float32")
     assert _keras.takes_probabilities(loss, y, y_pred) == told
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere a step writes the variables itself")
+def test_a_state_is_handed_to_the_variables_at_the_end_of_an_epoch():
+    class Setting(keras.Sequential):
+        """Leaves behind a state in which everything is 7, in the place of what it has learned."""
+
+        def make_train_function(self, force=False):
+            super().make_train_function(force)
+            train = self.train_function
+
+            def train_and_set(state, iterator):
+                logs, state = train(state, iterator)
+                self.left = [[0 * value + 7 for value in values] for values in state]
+                return logs, state
+
+            self.train_function = train_and_set
+
+        def state_sync(self):
+            self.called = True
+            _keras.set_state(self, tuple(self.left))
+            super().state_sync()
+
+        def jax_state_sync(self):
+            self.called = True
+            _keras.set_state(self, tuple(self.left))
+            super().jax_state_sync()
+
+    model = Setting([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    assert model.called
+    for variable in [*model.variables, *model.optimizer.variables]:
+        np.testing.assert_array_equal(variable, 7)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras hands over several batches on JAX alone")
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("part", ["whole", "targets"])
+@pytest.mark.parametrize("kind", ["arrays", "generator", "data set"])
+def test_the_batches_that_are_handed_over_at_once(kind, part, steps):
+    class Noting(keras.Sequential):
+        def make_train_function(self, force=False):
+            super().make_train_function(force)
+            train, self.noted = self.train_function, []
+
+            def note(data):
+                wanted = [lambda batch: keras.utils.unpack_x_y_sample_weight(batch)[1]]
+                self.noted += _keras.batches_of(data, steps, *(wanted if part == "targets" else []))
+                return data
+
+            self.train_function = lambda state, iterator: train(state, map(note, iterator))
+
+    x, y = np.arange(20.0, dtype="float32").reshape(10, 2), np.arange(10.0, dtype="float32")[:, None]
+    sizes = [4, 4, 2] if kind == "arrays" else [2] * 5
+    model = Noting([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=steps)
+    if kind == "arrays":
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    elif kind == "generator":
+        batches = ((x[i : i + 2], y[i : i + 2]) for i in range(0, 10, 2))
+        model.fit(batches, steps_per_epoch=5, shuffle=False, verbose=0)
+    else:
+        data = pytest.importorskip("tensorflow").data.Dataset.from_tensor_slices((x, y)).batch(2)
+        model.fit(data, shuffle=False, verbose=0)
+    found = [batch if part == "targets" else batch[1] for batch in model.noted]
+    assert [len(batch) for batch in found] == sizes
+    np.testing.assert_array_equal(np.concatenate(found), y)
+    if part == "whole":
+        np.testing.assert_array_equal(np.concatenate([batch[0] for batch in model.noted]), x)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only on PyTorch Keras wraps models")
+def test_the_model_that_keeps_processes_the_same(tmp_path):
+    import torch
+
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    assert _keras.synchronised(model) is None
+    if not hasattr(model, "ddp_model"):
+        pytest.skip("before Keras 3.16, it wraps no model")
+    model.make_train_function(force=True)
+    assert _keras.synchronised(model) is None
+    group = f"file://{tmp_path / 'group'}"
+    torch.distributed.init_process_group("gloo", init_method=group, rank=0, world_size=1)
+    try:
+        model.make_train_function(force=True)
+        assert isinstance(_keras.synchronised(model), torch.nn.parallel.DistributedDataParallel)
+    finally:
+        torch.distributed.destroy_process_group()

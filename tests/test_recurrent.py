@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import recurrent_models as rm
-from backends import several_steps
+from backends import compiled
 from recurrent_models import ROWS, flat, network, oracle_of, windows
 
 import keras_sg
@@ -16,7 +16,7 @@ MODES = {
     "xla": {"jit_compile": True, "steps_per_execution": 2},
 }
 modes = pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=several_steps if mode == "xla" else ()) for mode in MODES]
+    "mode", [pytest.param(mode, marks=compiled if mode == "xla" else ()) for mode in MODES]
 )
 classes = pytest.mark.parametrize("model_class", [keras.Model, keras_sg.DecoupledModel])
 

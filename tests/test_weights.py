@@ -4,7 +4,7 @@ import keras
 import models
 import numpy as np
 import pytest
-from backends import several_steps
+from backends import compiled
 from keras import layers, ops
 from models import CLASSES, FEATURES, MODULE_RATE, SYNTHESIZER_RATE, assert_same, synthesizers_of, weights_of
 from oracle import Oracle
@@ -82,7 +82,7 @@ def first_columns(y, y_pred):
 MODES = [
     pytest.param({}, id="graph"),
     pytest.param({"run_eagerly": True}, id="eager"),
-    pytest.param({"jit_compile": True, "steps_per_execution": 2}, id="xla", marks=several_steps),
+    pytest.param({"jit_compile": True, "steps_per_execution": 2}, id="xla", marks=compiled),
 ]
 BY_STEP = np.linspace(0, 2, EXAMPLES * STEPS).reshape(EXAMPLES, STEPS).astype("float32")
 BY_STEP[:, 1] = 0.0

@@ -46,8 +46,9 @@ class JaxTrainer(Model):
 
     def _in_modules(self, state: State, iterator: Any) -> tuple[Logs, State]:
         """Take `steps_per_execution` batches, one by one."""
-        logs, state = self.runner.step(state, next(iterator))
-        for data in itertools.islice(iterator, self.steps_per_execution - 1):
+        at_once = _keras.batches_of(next(iterator), self.steps_per_execution)
+        others = itertools.islice(iterator, self.steps_per_execution - len(at_once))
+        for data in itertools.chain(at_once, others):
             logs, state = self.runner.step(state, data)
         return logs, state
 
@@ -57,17 +58,27 @@ class JaxTrainer(Model):
 
     def jax_state_sync(self) -> None:
         """Give the variables their values, as Keras's own does; before that, wait for what is in flight."""
+        self._fetch()
+        super().jax_state_sync()
+
+    def state_sync(self) -> None:
+        """What Keras from 3.16 on calls in the place of `jax_state_sync`."""
+        self._fetch()
+        super().state_sync()
+
+    def _fetch(self) -> None:
         state = self.runner.drain() if self.runner is not None else None
         if state is not None:
             _keras.set_state(self, state)
-        super().jax_state_sync()
 
     def _with_known_labels(self, data: Nested) -> Nested:
-        """A batch on its way into the compiled step, which cannot say what is wrong with labels."""
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        here = all(getattr(leaf, "is_fully_addressable", True) for leaf in keras.tree.flatten(y))
-        if here and not self.labels_are_checked:
-            batches.check_labels(self, y)
+        """What is on its way into the compiled step, which cannot say what is wrong with labels."""
+        if not self.labels_are_checked:
+            targets = lambda batch: keras.utils.unpack_x_y_sample_weight(batch)[1]
+            for y in _keras.batches_of(data, self.steps_per_execution, targets):
+                leaves = keras.tree.flatten(y)
+                if all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
+                    batches.check_labels(self, y)
         return data
 
     def train_step(self, state: State, data: Nested) -> tuple[Logs, State]:

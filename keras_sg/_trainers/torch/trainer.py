@@ -7,6 +7,7 @@ import keras
 import torch
 
 from keras_sg import _keras
+from keras_sg._backends import replicas
 from keras_sg._trainers import common, example_losses, feedback
 from keras_sg._trainers.pairs import gradient_pairs, inner_pairs
 from keras_sg._trainers.reports import Measures
@@ -106,8 +107,24 @@ class TorchTrainer(Model):
                 "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
             )
         super().make_train_function(force)
+        if _keras.synchronised(self) is not None or replicas.distributed(self):
+            raise ValueError(
+                "keras_sg.DecoupledModel trains in one process on PyTorch: its step does not call the model "
+                "that torch.nn.parallel.DistributedDataParallel keeps the same in all of them, and each "
+                "would train by itself. Train outside of torch.distributed and keras.distribution, or in "
+                "several processes with KERAS_BACKEND='jax'. Received: "
+                f"keras.distribution.distribution()={keras.distribution.distribution()}, "
+                f"torch.distributed.is_initialized()={torch.distributed.is_initialized()}."
+            )
         if self.runner is not None:
-            self.train_function = lambda data: self.runner.step(None, data[0])[0]
+            self.train_function = self._in_modules
+
+    def _in_modules(self, data: list[Nested]) -> Logs:
+        """Take the batches of one execution, one by one."""
+        logs: Logs = {}
+        for batch in data:
+            logs, _ = self.runner.step(None, batch)
+        return logs
 
     def make_probe_function(self) -> Callable[..., Any]:
         """A function from a batch, of tensors, to what `interface_gradients` returns, as tensors."""
