@@ -16,20 +16,26 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 HAS_TORCH = $(shell $(BIN)/python -c "import torch" 2> /dev/null && echo yes)
 WITHOUT_TORCH = The tests on PyTorch are left out: it is not installed. To run them: $(BIN)/python -m pip install torch
 
-.PHONY: demo test test-all test-rest coverage docs docs-serve clean
+.PHONY: demo lint test test-all test-rest coverage docs docs-serve clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.quickstart
 
-test: .venv/test
+lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy keras_sg
+
+test: lint
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough"
 	KERAS_BACKEND=jax $(PYTEST) -m "not thorough and not tensorflow"
 	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not thorough and not tensorflow",@echo "$(WITHOUT_TORCH)")
 
-test-all: test test-rest
+# In one go for each backend: test and then test-rest would train the models that many tests share twice.
+test-all: lint
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow"
+	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not tensorflow",@echo "$(WITHOUT_TORCH)")
 
 test-rest: .venv/test
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "thorough"
