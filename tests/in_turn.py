@@ -60,7 +60,7 @@ def seeded(make):
     model, rng = make(), np.random.default_rng(0)
     for interface in interfaces_in(model):
         for variable in interface.synthesizer.trainable_variables:
-            variable.assign(variable + 0.2 * rng.normal(size=variable.shape))
+            variable.assign(keras.ops.convert_to_numpy(variable) + 0.2 * rng.normal(size=variable.shape))
     return model
 
 

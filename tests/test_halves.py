@@ -42,7 +42,7 @@ def build(kind="critic, sobolev", above=None, **options):
     rng = np.random.default_rng(0)
     for cut in model.interfaces:
         for variable in cut.synthesizer.trainable_variables:
-            variable.assign(variable + 0.2 * rng.normal(size=variable.shape))
+            variable.assign(keras.ops.convert_to_numpy(variable) + 0.2 * rng.normal(size=variable.shape))
     return model
 
 
