@@ -11,35 +11,15 @@ import numpy as np
 import pytest
 from delayed import Adam, Delayed, Descent
 from models import BATCH, CLASSES, FEATURES, assert_same, mlp, weights_of
+from side_by_side import EPOCHS, EXAMPLES, RAY, data, fit
 
 import keras_sg
 from keras_sg.schedules import OnRay, SideBySide
 
 BACKEND = keras.backend.backend()
-EPOCHS, EXAMPLES = 2, 5 * BATCH
-RAY = {
-    "num_cpus": 2,
-    "include_dashboard": False,
-    "log_to_driver": False,
-    "_node_ip_address": "127.0.0.1",
-}
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="several devices of a process need JAX")
 # Of Ray itself, which leaves files and processes to the end of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::ResourceWarning")
-
-
-def data(seed=0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, EXAMPLES)
-    weight = rng.uniform(0.2, 2.0, EXAMPLES).astype("float32")
-    weight[::7] = 0.0
-    x = rng.normal(size=(EXAMPLES, FEATURES)).astype("float32")
-    return x, np.eye(CLASSES, dtype="float32")[labels], weight
-
-
-def optimizers(descent):
-    made = keras.optimizers.Adam if descent is Adam else keras.optimizers.SGD
-    return keras_sg.decoupled_optimizer(made(0.02), made(0.05))
 
 
 def delayed(model, descent, slack=0, update_period=1, conditional=True, epochs=EPOCHS):
@@ -50,13 +30,6 @@ def delayed(model, descent, slack=0, update_period=1, conditional=True, epochs=E
     for _ in range(epochs):
         oracle.epoch([(x[at], y[at], y[at] if conditional else None, weight[at]) for at in parts])
     return oracle
-
-
-def fit(model, schedule, descent=Descent, epochs=EPOCHS, **options):
-    model.compile(optimizers(descent), "mse", weighted_metrics=["mae"], schedule=schedule)
-    x, y, weight = data()
-    options = {"verbose": 0, "shuffle": False, "epochs": epochs} | options
-    return model.fit(x, y, BATCH, sample_weight=weight, **options)
 
 
 @on_jax
@@ -144,12 +117,15 @@ sys.path.insert(0, {tests!r})
 import keras
 import numpy as np
 import ray
-import test_side_by_side as module
+from delayed import Adam
+from models import CLASSES, mlp
+from side_by_side import RAY, fit
+from keras_sg.schedules import OnRay
 
 backup, killing, output = sys.argv[1:]
-ray.init("local", **module.RAY)
-model = module.mlp(1, module.CLASSES)
-schedule = module.OnRay()
+ray.init("local", **RAY)
+model = mlp(1, CLASSES)
+schedule = OnRay()
 
 class Kill(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
@@ -160,7 +136,7 @@ class Kill(keras.callbacks.Callback):
             ray.kill(schedule.actors[1])
 
 callbacks = [keras.callbacks.BackupAndRestore(backup), Kill()]
-module.fit(model, schedule, module.Adam, epochs=3, callbacks=callbacks)
+fit(model, schedule, Adam, epochs=3, callbacks=callbacks)
 np.savez(output, *model.get_weights())
 """
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from delayed import Adam, AtRandom, Descent
 from models import BATCH, CLASSES, FEATURES, MODES, assert_same, mlp, weights_of
-from test_side_by_side import EXAMPLES, RAY, data, optimizers
+from side_by_side import EXAMPLES, RAY, data, optimizers
 
 import keras_sg
 from keras_sg.schedules import InTurn, OnRay, SideBySide
