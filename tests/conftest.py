@@ -70,6 +70,12 @@ def clear_session():
 
 
 @pytest.fixture
+def from_the_root(monkeypatch):
+    """The examples and the benchmarks can be imported, as in the root of the repository."""
+    monkeypatch.syspath_prepend(str(HERE.parent))
+
+
+@pytest.fixture
 def eager(monkeypatch):
     """Models that run eagerly: compiling them would take most of the time."""
     import keras_sg

@@ -13,13 +13,8 @@ import pytest
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("from_the_root")]
 ROOT = __import__("pathlib").Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.fixture

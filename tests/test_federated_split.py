@@ -10,6 +10,7 @@ import pytest
 
 import keras_sg
 
+pytestmark = pytest.mark.usefixtures("from_the_root")
 ROOT = pathlib.Path(__file__).parent.parent
 ARMS = ("fedavg", "splitfed", "local", "sage", "sage-server")
 SMALL = ["--clients", "2", "--batches", "3", "--batch-size", "4", "--send-every", "2", "--refit-every", "2"]
@@ -22,11 +23,6 @@ HEAD = 4 * (9 * 32 + 1) + 10 * (2 * 2 * 4 + 1)
 ABOVE = 64 * (9 * 32 + 2) + 64 * (9 * 64 + 2) + 128 * (9 * 64 + 2) + 10 * (128 + 1)
 EXAMPLES = {"fedavg": 0, "splitfed": 2 * 3 * 4}  # that go up in a round
 SENT = {"fedavg": BELOW + ABOVE, "splitfed": BELOW}
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.fixture
