@@ -19,29 +19,32 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 HAS_TORCH = $(shell $(BIN)/python -c "import torch" 2> /dev/null && echo yes)
 WITHOUT_TORCH = The tests on PyTorch are left out: it is not installed. To run them: $(BIN)/python -m pip install torch
 
+# $(call TESTS,MARK): the tests of a mark, on every backend.
 define TESTS
-KERAS_BACKEND=tensorflow $(PYTEST) -m "not thorough"
-KERAS_BACKEND=jax $(PYTEST) -m "not thorough and not tensorflow"
-$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "not thorough and not tensorflow",@echo "$(WITHOUT_TORCH)")
+KERAS_BACKEND=tensorflow $(PYTEST) -m "$(1)"
+KERAS_BACKEND=jax $(PYTEST) -m "($(1)) and not tensorflow"
+$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "($(1)) and not tensorflow",@echo "$(WITHOUT_TORCH)")
 endef
 
-.PHONY: demo test test-all test-rest test-nightly coverage docs docs-serve clean
+.PHONY: demo lint test test-all test-rest test-nightly coverage docs docs-serve clean
 
 demo: .venv/demo-$(BACKEND)
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m examples.quickstart
 
-test: .venv/test
+lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy keras_sg
-	$(TESTS)
 
-test-all: test test-rest
+test: lint
+	$(call TESTS,not thorough)
+
+# In one go for each backend: test and then test-rest would train the models that many tests share twice.
+test-all: lint
+	$(call TESTS,thorough or not thorough)
 
 test-rest: .venv/test
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "thorough"
-	KERAS_BACKEND=jax $(PYTEST) -m "thorough and not tensorflow"
-	$(if $(HAS_TORCH),KERAS_BACKEND=torch $(PYTEST) -m "thorough and not tensorflow")
+	$(call TESTS,thorough)
 
 # keras and keras-nightly are both the folder keras/: with one of them pip takes away files of the other. So both go
 # before the newest comes.
@@ -50,7 +53,7 @@ test-nightly: .venv-nightly/test
 	$(BIN)/python -m pip uninstall --quiet --yes keras keras-nightly
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --pre --no-deps keras-nightly
 	@KERAS_BACKEND=jax $(BIN)/python -c "import keras; print('Keras', keras.__version__)"
-	$(TESTS)
+	$(call TESTS,not thorough)
 
 # No backend runs all lines: the bar is for all of them together.
 COV := --cov --cov-append --cov-report= --cov-fail-under=0

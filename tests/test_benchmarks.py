@@ -8,7 +8,6 @@ import functools
 import importlib
 import io
 import json
-import pathlib
 import sys
 import time
 
@@ -19,14 +18,8 @@ import pytest
 import keras_sg
 from keras_sg._model import interfaces_in
 
-pytestmark = pytest.mark.tensorflow
-ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("from_the_root")]
 SMALL = {"features": 12, "width": 6, "hidden": 8, "classes": 4, "learning_rate": 1e-2, "epsilon": 1e-14}
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def load(name):

@@ -15,8 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def data(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+def data(from_the_root):
     return importlib.import_module("examples.data")
 
 

@@ -13,13 +13,8 @@ import pytest
 
 import keras_sg
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("from_the_root")]
 ROOT = __import__("pathlib").Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.fixture
@@ -156,13 +151,14 @@ def test_a_run_with_other_settings_is_not_resumed(few_mnist, tmp_path):
 
 
 def test_a_killed_process_goes_on(few_mnist, tmp_path):
-    """A real process, killed without warning in the middle of its work."""
+    """A real process, killed without warning in the middle of its work; this one goes on."""
     train, test = importlib.import_module("examples.data").fetch("mnist", None)
     arrays = {"x_train": train["image"], "y_train": train["label"]}
     arrays |= {"x_test": test["image"], "y_test": test["label"]}
     np.savez(tmp_path / "few.npz", **arrays)
-    command = [sys.executable, "-m", "examples.mnist", "--arm", "backprop", "--data", tmp_path / "few.npz"]
-    command += ["--iterations", "200", "--batch-size", "200", "--output", tmp_path]  # twenty epochs
+    arguments = ["--arm", "backprop", "--data", str(tmp_path / "few.npz"), "--output", str(tmp_path)]
+    arguments += ["--iterations", "200", "--batch-size", "200"]  # twenty epochs
+    command = [sys.executable, "-m", "examples.mnist", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
@@ -174,8 +170,7 @@ def test_a_killed_process_goes_on(few_mnist, tmp_path):
         process.wait()
     killed = records(tmp_path)["backprop"]
     assert 2 <= len(killed["test_accuracy"]) < 20
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    few_mnist.main(arguments)
     finished = records(tmp_path)["backprop"]
     assert len(finished["test_accuracy"]) == 20
     # The epoch after the last backup may have been done twice; those before were not.

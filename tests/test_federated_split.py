@@ -10,6 +10,7 @@ import pytest
 
 import keras_sg
 
+pytestmark = pytest.mark.usefixtures("from_the_root")
 ROOT = pathlib.Path(__file__).parent.parent
 ARMS = ("fedavg", "splitfed", "local", "sage", "sage-server")
 SMALL = ["--clients", "2", "--batches", "3", "--batch-size", "4", "--send-every", "2", "--refit-every", "2"]
@@ -22,11 +23,6 @@ HEAD = 4 * (9 * 32 + 1) + 10 * (2 * 2 * 4 + 1)
 ABOVE = 64 * (9 * 32 + 2) + 64 * (9 * 64 + 2) + 128 * (9 * 64 + 2) + 10 * (128 + 1)
 EXAMPLES = {"fedavg": 0, "splitfed": 2 * 3 * 4}  # that go up in a round
 SENT = {"fedavg": BELOW + ABOVE, "splitfed": BELOW}
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.fixture
@@ -248,18 +244,15 @@ def test_other_settings_do_not_go_on(example, digits, tmp_path):
     assert len(records(tmp_path)["fedavg"]["bytes"]) == 2
 
 
-def test_clients_as_actors(example, digits, tmp_path):
+def test_clients_as_actors(example, digits, whole, tmp_path):
     """They are the same clients: bytes and accuracies are those of one process."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install keras_sg[ray]")
-    command = [*SMALL, "--arm", "splitfed", "--rounds", "1", "--data", digits, "--output"]
+    command = [*SMALL, "--arm", "splitfed", "--rounds", "3", "--data", digits, "--output", str(tmp_path)]
     try:
-        example.main([*command, str(tmp_path / "ray"), "--ray"])
+        example.main([*command, "--ray"])
     finally:
         ray.shutdown()
-    example.main([*command, str(tmp_path / "here")])
-    states = [np.load(tmp_path / name / "backup/splitfed.npz") for name in ("ray", "here")]
+    states = [np.load(folder / "backup/splitfed.npz") for folder in (tmp_path, whole)]
     for key in set(states[0]) - {"record"}:
         np.testing.assert_allclose(states[0][key], states[1][key], rtol=1e-4, atol=1e-5)
-    assert (
-        records(tmp_path / "ray")["splitfed"]["counted"] == records(tmp_path / "here")["splitfed"]["counted"]
-    )
+    assert records(tmp_path)["splitfed"]["counted"] == records(whole)["splitfed"]["counted"]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from models import BATCH, CLASSES, FEATURES, MODES, MODULE_RATE, interfaces_of
-from test_side_by_side import EXAMPLES, data
+from side_by_side import EXAMPLES, data
 
 import keras_sg
 from keras_sg.synthesizers import Feedback

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 import types
 
 import keras
@@ -11,12 +10,7 @@ import pytest
 
 import keras_sg
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+pytestmark = pytest.mark.usefixtures("from_the_root")
 
 
 def tiny(arm, args):

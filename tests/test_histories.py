@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 
 import keras
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from keras_sg import histories
 
-ROOT = pathlib.Path(__file__).parent.parent
 X, Y = np.ones((8, 3), "float32"), np.arange(8) % 2
 
 
@@ -52,8 +50,7 @@ def test_what_an_epoch_does_not_report_is_no_number(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_the_results_of_an_example(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+def test_the_results_of_an_example(tmp_path, from_the_root):
     runs = importlib.import_module("examples.runs")
     import tensorflow as tf
 

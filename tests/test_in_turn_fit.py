@@ -9,6 +9,7 @@ from in_turn import (
     BATCH,
     CLASSES,
     CRITIC,
+    EPOCHS,
     EXAMPLES,
     LABELS,
     MLP,
@@ -93,23 +94,30 @@ class Batches(keras.utils.PyDataset):
         return X[at], LABELS[at]
 
 
+@pytest.fixture(scope="module")
+def on_arrays():
+    """What training on the arrays themselves ends with."""
+    model = compiled(both)
+    train(model, X, LABELS)
+    return numbers(model)
+
+
 @pytest.mark.parametrize("kind", ["PyDataset", "generator", "tf.data"])
-def test_data_sets(kind):
+def test_data_sets(kind, on_arrays):
     if kind == "tf.data":
         import tensorflow as tf
 
         data = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(BATCH)
     else:
         data = Batches()
-    model, expected = compiled(both), compiled(both)
-    train(expected, X, LABELS)
-    options = {"epochs": 3, "shuffle": False, "verbose": 0}
+    model = compiled(both)
+    options = {"epochs": EPOCHS, "shuffle": False, "verbose": 0}
     if kind == "generator":
-        made = (data[i % len(data)] for i in range(3 * len(data)))
+        made = (data[i % len(data)] for i in range(EPOCHS * len(data)))
         model.fit(made, steps_per_epoch=len(data), **options)
     else:
         model.fit(data, **options)
-    assert_same(numbers(model), numbers(expected))
+    assert_same(numbers(model), on_arrays)
 
 
 def test_batch_by_batch_with_evaluations_in_between():

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from delayed import Adam, AtRandom, Descent
-from models import CLASSES, FEATURES, MODES, assert_same, mlp, weights_of
-from test_side_by_side import BATCH, EXAMPLES, data, optimizers
+from models import BATCH, CLASSES, FEATURES, MODES, assert_same, mlp, weights_of
+from side_by_side import EXAMPLES, data, optimizers
 
 import keras_sg
 from keras_sg.schedules import InTurn
@@ -121,7 +121,7 @@ def test_what_rests_stays(kind):
     """Weights of a module, of the synthesizer below it, and of a local loss's head; statistics move."""
     model, rng = network(KINDS[kind]), np.random.default_rng(0)
     for variable in model.trainable_variables:  # read-outs that are zero would have nobody learn
-        variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
+        variable.assign(keras.ops.convert_to_numpy(variable) + 0.1 * rng.normal(size=variable.shape))
     before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.variables}
     fit(model, Only(1), Adam, epochs=1)
     now = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.variables}

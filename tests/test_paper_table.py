@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import json
-import pathlib
 import types
 
 import numpy as np
@@ -11,13 +10,8 @@ import pytest
 
 import keras_sg
 
-ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("from_the_root")
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.fixture

@@ -4,22 +4,22 @@ import collections
 import functools
 import importlib
 import json
-import pathlib
 import types
 
 import keras
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
 BATCHES, RATE = 5, 1e-2
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="is about JAX")
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="is about JAX"),
+    pytest.mark.usefixtures("from_the_root"),
+]
 
 
 @pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+def with_ray():
     pytest.importorskip("ray", reason="Ray is not installed")
 
 

@@ -2,18 +2,12 @@
 
 import importlib
 import json
-import pathlib
 
 import keras
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+pytestmark = pytest.mark.usefixtures("from_the_root")
 
 
 def load(name):

@@ -141,14 +141,16 @@ def sparse_model(make):
     return model
 
 
-def apply_sparsely(model, updates):
-    """What a training step does with the gradients of all variables."""
+def sparse_step(model):
+    """What a training step does with the gradients of all variables, as a function of these."""
     module = importlib.import_module(f"keras_sg._trainers.{BACKEND}.periods")
     if BACKEND == "jax":
-        apply = lambda state, *rest: module.JaxPeriodicUpdates(model, state).apply(state, *rest)
-        return statelessly(model, updates, apply)
+        import jax
+
+        apply = jax.jit(lambda state, *rest: module.JaxPeriodicUpdates(model, state).apply(state, *rest))
+        return lambda updates: statelessly(model, updates, apply)
     kind = {"tensorflow": "TensorFlowPeriodicUpdates", "torch": "TorchPeriodicUpdates"}[BACKEND]
-    getattr(module, kind)(model).apply(updates)
+    return lambda updates: getattr(module, kind)(model).apply(updates)
 
 
 def apply_plainly(model, updates):
@@ -156,16 +158,16 @@ def apply_plainly(model, updates):
     pairs = list(zip(updates, model.trainable_variables))
     with clipping.apart(model.optimizer, pairs):
         if BACKEND == "jax":
-            return statelessly(model, updates, model.optimizer.stateless_apply)
+            import jax
+
+            return statelessly(model, updates, jax.jit(model.optimizer.stateless_apply))
         model.optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
 
 
 def statelessly(model, updates, apply):
-    import jax
-
     owned = model.trainable_variables, model.optimizer.variables
     weights, state = ([variable.value for variable in variables] for variables in owned)
-    for variables, values in zip(owned, jax.jit(apply)(state, updates, weights)):
+    for variables, values in zip(owned, apply(state, updates, weights)):
         for variable, value in zip(variables, values):
             variable.assign(value)
 
@@ -175,7 +177,7 @@ def statelessly(model, updates, apply):
 def test_a_step_is_that_of_an_optimizer_that_is_given_what_is_due(case):
     """All weights and all state, after steps in which none, one and both of two periods are due."""
     ours, theirs = sparse_model(SAME_STEP[case]), sparse_model(SAME_STEP[case])
-    rng = np.random.default_rng(0)
+    apply_sparsely, rng = sparse_step(ours), np.random.default_rng(0)
     period_of = {
         id(variable): interface.update_period
         for interface in theirs.interfaces
@@ -188,7 +190,7 @@ def test_a_step_is_that_of_an_optimizer_that_is_given_what_is_due(case):
         if step == 4 and case.startswith("loss scale"):
             drawn[2][:] = np.inf  # of a synthesizer: nothing at all may move
         updates = [keras.ops.convert_to_tensor(d * is_due) for d, is_due in zip(drawn, due)]
-        apply_sparsely(ours, updates)
+        apply_sparsely(updates)
         apply_plainly(theirs, [update if is_due else None for update, is_due in zip(updates, due)])
         for a, b in zip(ours.weights + ours.optimizer.variables, theirs.weights + theirs.optimizer.variables):
             np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (a, b)), rtol=2e-6, atol=1e-7)
@@ -202,7 +204,7 @@ def test_an_optimizer_is_as_before_when_a_step_fails():
     model = sparse_model(lambda: Failing(0.1, global_clipnorm=0.5))
     attributes = set(vars(model.optimizer))
     with pytest.raises(ZeroDivisionError):
-        apply_sparsely(model, [keras.ops.ones(v.shape) for v in model.trainable_variables])
+        sparse_step(model)([keras.ops.ones(v.shape) for v in model.trainable_variables])
     assert set(vars(model.optimizer)) == attributes and model.optimizer.global_clipnorm == 0.5
 
 

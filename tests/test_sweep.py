@@ -37,8 +37,7 @@ sweep.TASKS["digits"] = dataclasses.replace(digits, load=few, compile={"run_eage
 
 
 @pytest.fixture(autouse=True)
-def sweep(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+def sweep(from_the_root, monkeypatch):
     module = importlib.import_module("examples.sweep")
     monkeypatch.setattr(module, "TASKS", dict(module.TASKS))
     exec(FEW, {})

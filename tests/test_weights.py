@@ -138,13 +138,24 @@ WITH_POSITIONS = {
 }
 
 
-def trained(model, x, y, sample_weight=None, **options):
-    """All weights, and the logs, after three steps."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+def trained(model, *batches, loss=None):
+    """All weights, and the logs, after three steps: on each `(x, y, sample weight)`, from the same start.
+
+    The model is compiled once, for all of them.
+    """
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras_sg.decoupled_optimizer(keras.optimizers.SGD(0.3), keras.optimizers.SGD(0.1))
-    model.compile(optimizer, options.pop("loss", loss), jit_compile=False, **options)
-    logs = [model.train_on_batch(x, y, sample_weight=sample_weight, return_dict=True) for _ in range(3)]
-    return model.get_weights(), logs[-1]
+    model.compile(optimizer, loss, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    start, found = [ops.convert_to_numpy(variable).copy() for variable in variables], []
+    for batch in batches:
+        for variable, value in zip(variables, start):
+            variable.assign(value)
+        model.reset_metrics()
+        logs = [model.train_on_batch(*batch, return_dict=True) for _ in range(3)]
+        found.append((model.get_weights(), logs[-1]))
+    return found
 
 
 def assert_same_run(a, b, tolerance=1e-5):
@@ -162,31 +173,25 @@ def test_what_counts_nothing_has_no_effect(kind):
     weight = np.arange(len(x)) % 4 == 0
     noise = np.where(weight[:, None], x, 100 * RNG.normal(size=x.shape)).astype("float32")
 
-    def run(x, y):
-        keras.utils.set_random_seed(0)
-        inputs = h = keras.Input((FEATURES,))
-        for units in (5, 4):
-            h = KINDS[kind](layers.Dense(units, "tanh", name=f"module{units}"))(h)
-        model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
-        return trained(model, x, y, weight.astype("float32"))
-
-    before, after = run(x, y), run(noise, np.where(weight, y, 0))
-    assert_same_run(before, after)
+    keras.utils.set_random_seed(0)
+    inputs = h = keras.Input((FEATURES,))
+    for units in (5, 4):
+        h = KINDS[kind](layers.Dense(units, "tanh", name=f"module{units}"))(h)
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
+    weights = weight.astype("float32")
+    assert_same_run(*trained(model, (x, y, weights), (noise, np.where(weight, y, 0), weights)))
 
 
 @pytest.mark.parametrize("kind", WITH_POSITIONS)
 def test_padding_has_no_effect(kind):
     """The same sequences, padded to 5 and to 9 steps."""
 
-    def run(length):
-        x = sequences(length)[0]
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((None, FEATURES))
-        h = WITH_POSITIONS[kind](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
-        outputs = layers.Dense(CLASSES)(layers.LSTM(4)(h))
-        return trained(keras_sg.DecoupledModel(inputs, outputs), x, np.arange(EXAMPLES) % CLASSES)
-
-    assert_same_run(run(STEPS), run(STEPS + 4))
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, FEATURES))
+    h = WITH_POSITIONS[kind](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(layers.LSTM(4)(h)))
+    y = np.arange(EXAMPLES) % CLASSES
+    assert_same_run(*trained(model, *((sequences(length)[0], y) for length in (STEPS, STEPS + 4))))
 
 
 def test_where_a_mask_is_false_nothing_goes_down():
@@ -211,24 +216,24 @@ def test_ignore_class_is_a_weight_of_zero(kind, labels):
     x, _, y = models.data()
     ignored = np.arange(len(x)) % 3 == 0
 
-    def run(y, weight, loss):
+    def run(*batches, loss=None):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((FEATURES,))
         h = KINDS[kind](layers.Dense(5, "tanh", name="module"))(inputs)
         model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
-        return trained(model, x, y, weight, loss=loss)
+        return trained(model, *batches, loss=loss)
 
-    loss = keras.losses.SparseCategoricalCrossentropy
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
     # Keras's mean is over what is not ignored.
     weight = np.where(ignored, 0, len(x) / (~ignored).sum()).astype("float32")
-    ours = run(np.where(ignored, -1, y).astype(labels), None, loss(from_logits=True, ignore_class=-1))
+    noise = np.where(ignored[:, None], 100 * RNG.normal(size=x.shape), x).astype("float32")
+    given = np.where(ignored, -1, y).astype(labels)
+    ours, again = run((x, given), (noise, given), loss=loss)
     assert np.isfinite(ours[0][0]).all()
     # A factor common to all weights is not seen at the interface; the loss that arrives there has it.
     if kind == "linear-conditional":
-        assert abs(ours[1]["loss"] - run(y, weight, loss(from_logits=True))[1]["loss"]) < 0.2
-    noise = np.where(ignored[:, None], 100 * RNG.normal(size=x.shape), x).astype("float32")
-    x = noise
-    again = run(np.where(ignored, -1, y).astype(labels), None, loss(from_logits=True, ignore_class=-1))
+        ((_, weighted),) = run((x, y, weight))
+        assert abs(ours[1]["loss"] - weighted["loss"]) < 0.2
     assert_same_run(ours, again)
 
 
@@ -271,17 +276,18 @@ def test_weights_of_positions_at_an_interface_without_them():
 def test_padding_of_outputs_with_positions_has_no_effect_on_predicted_losses(kind, pad_with):
     """Neither their number nor the weights that are given for them."""
 
-    def run(length):
+    def padded(length):
         x, _, mask = sequences(length)
         y, weight = np.zeros((EXAMPLES, length), int), np.full((EXAMPLES, length), pad_with, "float32")
         y[:, :STEPS] = np.arange(EXAMPLES * STEPS).reshape(EXAMPLES, STEPS) % CLASSES
         weight[mask] = np.resize(BY_STEP, mask[:, :STEPS].shape)[mask[:, :STEPS]]
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((None, FEATURES))
-        h = WITH_POSITIONS[kind](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
-        return trained(keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h)), x, y, weight)
+        return x, y, weight
 
-    assert_same_run(run(STEPS), run(STEPS + 4))
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, FEATURES))
+    h = WITH_POSITIONS[kind](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
+    assert_same_run(*trained(model, padded(STEPS), padded(STEPS + 4)))
 
 
 def test_predicted_losses_of_masked_outputs_without_weights():
@@ -289,13 +295,10 @@ def test_predicted_losses_of_masked_outputs_without_weights():
     x, _, _ = sequences()
     y = np.arange(EXAMPLES * STEPS).reshape(EXAMPLES, STEPS) % CLASSES
 
-    def run(weight):
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((STEPS, FEATURES))
-        h = WITH_POSITIONS["value"](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
-        return trained(keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h)), x, y, weight)
-
-    assert_same_run(run(None), run(np.ones((EXAMPLES, STEPS), "float32")))
+    inputs = keras.Input((STEPS, FEATURES))
+    h = WITH_POSITIONS["value"](layers.Dense(5, "tanh", name="module"))(layers.Masking()(inputs))
+    model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
+    assert_same_run(*trained(model, (x, y), (x, y, np.ones((EXAMPLES, STEPS), "float32"))))
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -334,7 +337,8 @@ def test_a_synthesizer_whose_layers_read_masks_otherwise():
     h = keras_sg.SyntheticGradient(layers.Dense(5), synthesizer)(inputs)
     x, _, y = models.data()
     model = keras_sg.DecoupledModel(inputs, layers.Dense(CLASSES)(h))
-    assert trained(model, x, y, np.arange(len(x)) % 2)[1]["sg_loss"] > 0
+    ((_, logs),) = trained(model, (x, y, np.arange(len(x)) % 2))
+    assert logs["sg_loss"] > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"run_eagerly": True}], ids=["graph", "eager"])
@@ -352,8 +356,7 @@ def test_a_batch_that_was_folded_below_a_synthetic_loss(options):
 
 def test_labels_that_are_true_or_false():
     x, _, y = models.data()
-    runs = [trained(models.mlp(1, CLASSES), x, part) for part in (y > 0, (y > 0).astype(int))]
-    assert_same_run(*runs)
+    assert_same_run(*trained(models.mlp(1, CLASSES), (x, y > 0), (x, (y > 0).astype(int))))
 
 
 @pytest.mark.parametrize("what", ["labels", "sample weights"])

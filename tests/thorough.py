@@ -250,6 +250,7 @@ SLOW = {
         "test_actors_a_slow_module",
         "test_actors_killed_in_mid_epoch",
         "test_actors_late_targets",
+        "test_actors_that_predict_their_inputs",
         "test_rests",
     ],
     "test_sparse.py": [
@@ -289,7 +290,6 @@ SLOW = {
     ],
     "test_synthetic_input.py": [
         "test_convolutional",
-        "test_in_actors",
         "test_mixed_precision",
         "test_not_outside_training",
         "test_updated_at_random",

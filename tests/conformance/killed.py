@@ -1,7 +1,7 @@
-"""`python killed.py FOLDER [wait]`: trains the rows that are to be killed, with a backup in FOLDER.
+"""`python killed.py FOLDER`: trains the rows that are to be killed, with a backup in FOLDER.
 
-With "wait", each row stops in the middle of its second epoch: there the next row begins, and the last
-one waits for the end of the process. Without it, they go on from their backups.
+Each row stops in the middle of its second epoch: there the next row begins, and the last one waits for the
+end of the process. `train` goes on from their backups where it is not to wait.
 """
 
 import pathlib
@@ -11,6 +11,8 @@ import time
 import keras
 import numpy as np
 from table import EPOCHS, ROWS, state
+
+KILLED = [name for name, row in ROWS.items() if "killed" in row.tried.split()]
 
 
 class InMidEpoch(keras.callbacks.Callback):
@@ -47,5 +49,4 @@ def train(folder, names, wait):
 
 
 if __name__ == "__main__":
-    killed = [name for name, row in ROWS.items() if "killed" in row.tried.split()]
-    train(pathlib.Path(sys.argv[1]), killed, "wait" in sys.argv[2:])
+    train(pathlib.Path(sys.argv[1]), KILLED, wait=True)

@@ -77,7 +77,7 @@ class Row:
         rng = np.random.default_rng(0)
         for interface in interfaces_in(model):
             for variable in interface.synthesizer.trainable_variables:
-                variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
+                variable.assign(keras.ops.convert_to_numpy(variable) + 0.1 * rng.normal(size=variable.shape))
         return model
 
     def compiled(self, optimizer=None, **options):
