@@ -16,11 +16,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 WHOLE = ROOT / "examples" / "whole.py"
 GUIDE = ROOT / "examples" / "README.md"
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+pytestmark = pytest.mark.usefixtures("from_the_root")
 
 
 def records(folder):
