@@ -8,7 +8,7 @@ import keras_sg
 from keras_sg import synthesizers
 from keras_sg._interfaces.interface import interfaces_in
 
-FEATURES, CLASSES, EXAMPLES, BATCH, EPOCHS = 6, 3, 20, 8, 2  # the last batch of an epoch is smaller
+FEATURES, CLASSES, EXAMPLES, BATCH, EPOCHS = 6, 3, 20, 8, 3  # the last batch of an epoch is smaller
 EAGERLY = keras.backend.backend() == "tensorflow"  # how a few steps are quickest
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(EXAMPLES, FEATURES)).astype("float32")

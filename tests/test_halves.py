@@ -65,14 +65,14 @@ def halves(kind="critic, sobolev", above=None, optimizer=sgd, **options):
     return lower, upper
 
 
-def batches(epochs=2, weights=None):
+def batches(epochs=3, weights=None):
     for _ in range(epochs):
         for start in range(0, EXAMPLES, BATCH):
             at = slice(start, start + BATCH)
             yield X[at], Y[at], None if weights is None else weights[at]
 
 
-def train(lower, upper, epochs=2, weights=None, period=1):
+def train(lower, upper, epochs=3, weights=None, period=1):
     """By messages: a target for every `period`-th batch; what the synthesizer reports."""
     logs = []
     for step, (x, y, weight) in enumerate(batches(epochs, weights)):
@@ -83,7 +83,7 @@ def train(lower, upper, epochs=2, weights=None, period=1):
     return logs
 
 
-def train_whole(model, epochs=2, weights=None):
+def train_whole(model, epochs=3, weights=None):
     logs = []
     for x, y, weight in batches(epochs, weights):
         model.reset_metrics()
@@ -130,7 +130,7 @@ def test_one_optimizer_is_copied_for_the_synthesizer(kind):
     train(lower, upper)
     assert_same(keras_sg.join(lower, upper).get_weights(), model.get_weights(), 2e-6)
     counts = [int(keras.ops.convert_to_numpy(single.iterations)) for single in lower.optimizer.optimizers]
-    assert counts == [6, 6]
+    assert counts == [9, 9]
 
 
 @pytest.mark.parametrize("kind", ["linear", "critic, sobolev"])
