@@ -216,6 +216,12 @@ def takes_probabilities(loss: Any, y: Tensor, y_pred: Tensor) -> bool:
     return "from_logits" in parameters and not told.get("from_logits", parameters["from_logits"].default)
 
 
+def ignored_class(loss: Any) -> int | None:
+    """The class that a loss leaves out, if any: its own attribute, or an option of its function."""
+    options = getattr(loss, "_fn_kwargs", {})
+    return getattr(loss, "ignore_class", options.get("ignore_class"))
+
+
 def compute_loss(model: keras.Model, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested) -> Tensor:
     """The total training loss, as Keras's own `train_step` computes it (overrides included)."""
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)

@@ -560,3 +560,24 @@ def test_the_model_that_keeps_processes_the_same(tmp_path):
         assert isinstance(_keras.synchronised(model), torch.nn.parallel.DistributedDataParallel)
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Own(keras.losses.Loss):
+    ignore_class = 2
+
+
+@pytest.mark.parametrize(
+    "loss, expected",
+    [
+        (keras.losses.SparseCategoricalCrossentropy(ignore_class=-1), -1),
+        (keras.losses.SparseCategoricalCrossentropy(ignore_class=0), 0),
+        (keras.losses.SparseCategoricalCrossentropy(), None),
+        (keras.losses.MeanSquaredError(), None),
+        (Own(), 2),
+        ("mse", None),
+        (None, None),
+    ],
+    ids=["-1", "0", "none", "another", "own", "name", "no loss"],
+)
+def test_the_class_that_a_loss_leaves_out(loss, expected):
+    assert _keras.ignored_class(loss) == expected

@@ -52,6 +52,7 @@ def test_oracle(model_class, auxiliary, mode):
 
 @modes
 @classes
+@pytest.mark.skipif(not keras.layers.SimpleRNN(1).supports_masking, reason="in this Keras, masks end there")
 def test_weights_and_masks(model_class, mode):
     model = network(model_class, masked=True, auxiliary=True)
     check(model, rm.weights_of_steps(), rm.masks(), options=MODES[mode])

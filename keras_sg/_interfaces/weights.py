@@ -119,7 +119,7 @@ def of_outputs(model: keras.Model, y: Nested, sample_weight: Nested) -> list[Out
 def _of_output(shape: Shape, loss: Any, target: Tensor | None, given: Tensor | None) -> Tensor | None:
     dtype = keras.config.floatx()
     value = None if given is None else _trimmed(ops.cast(given, dtype), shape)
-    ignored = getattr(loss, "ignore_class", None)
+    ignored = _keras.ignored_class(loss)
     if ignored is None or target is None:
         return value
     kept = ops.cast(ops.not_equal(target, ops.cast(ignored, target.dtype)), dtype)
@@ -148,7 +148,7 @@ def positions_of(shape: Shape, axis: int) -> Shape:
 
 def ignored(model: keras.Model) -> tuple[int, ...]:
     """The classes that the losses of a compiled model leave out."""
-    found = [getattr(loss, "ignore_class", None) for loss, _ in _keras.losses_of_outputs(model)]
+    found = [_keras.ignored_class(loss) for loss, _ in _keras.losses_of_outputs(model)]
     return tuple(sorted({number for number in found if number is not None}))
 
 

@@ -102,9 +102,9 @@ class TorchTrainer(Model):
     def make_train_function(self, force: bool = False) -> Any:
         if self.jit_compile:
             raise ValueError(
-                "keras_sg.DecoupledModel trains eagerly on PyTorch: at an interface, no gradient can be read "
-                "inside torch.compile. Compile the model with jit_compile=False (or 'auto'), or set "
-                "KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
+                "keras_sg.DecoupledModel trains eagerly on PyTorch: in a step that Keras has torch.compile "
+                "compile, no gradient arrives at an interface. Compile the model with jit_compile=False (or "
+                "'auto'), or set KERAS_BACKEND to 'tensorflow' or 'jax'. Received: jit_compile=True."
             )
         super().make_train_function(force)
         if _keras.synchronised(self) is not None or replicas.distributed(self):
