@@ -46,6 +46,8 @@ FAST = dict(
     decay="cosine",
     synthesizer=(),
 )
+# Slow modules, and synthesizers that can follow them.
+SLOW = dict(FAST, iterations=23_400, learning_rate=1e-4, synthesizer_learning_rate=1e-3)
 RECIPES = {
     "paper": {
         arm: dict(
@@ -60,10 +62,9 @@ RECIPES = {
     },
     "fast": {
         "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
-        ("sg-conditional", 21): dict(
-            FAST, iterations=23_400, learning_rate=1e-4, synthesizer_learning_rate=1e-3
-        ),
+        ("sg-conditional", "fcn", 21): SLOW,
         "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
+        ("sg", "fcn", 3): dict(SLOW, synthesizer=(1024, 1024)),
         **{arm: FAST for arm in ("no-backprop", "backprop", "local", "feedback")},
     },
 }
@@ -116,7 +117,7 @@ def cells(args):
 def recipe(name, cell):
     """The settings that a recipe has for a cell, a dictionary."""
     recipes = RECIPES[name]
-    found = dict(recipes.get((cell.arm, cell.layers), recipes[cell.arm]))
+    found = dict(recipes.get((cell.arm, cell.network, cell.layers), recipes[cell.arm]))
     widths = found["synthesizer"]
     return found | {"synthesizer": list(widths[cell.data] if isinstance(widths, dict) else widths)}
 

@@ -129,6 +129,14 @@ def test_recipe_of_the_deepest(paper):
     assert paper.recipe("paper", deepest)["learning_rate"] == 3e-5
 
 
+def test_recipe_without_labels(paper):
+    """In `fast`, three dense layers have the time for large synthesizers."""
+    few, more = (cell_of("mnist", "fcn", layers, "sg", 1) for layers in (3, 6))
+    assert paper.recipe("fast", few)["synthesizer"] == [1024, 1024]
+    assert paper.recipe("fast", more)["synthesizer"] == [256]
+    assert paper.recipe("fast", few._replace(network="cnn")) == paper.recipe("fast", more)
+
+
 def test_rates_of_the_paper(paper):
     """Divided by ten after 300,000 and 400,000 of 500,000 iterations."""
     cell = cell_of("mnist", "fcn", 3, "backprop", 1)
