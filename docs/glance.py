@@ -59,7 +59,7 @@ FIGURES = {
                 "3 layers, 2 cuts": group(
                     ("backpropagation", "1.65", BACKPROP),
                     ("synthetic gradients, label seen", "1.39", DECOUPLED),
-                    ("synthetic gradients, no label", "3.44", BLIND),
+                    ("synthetic gradients, no label", "1.86", BLIND),
                     ("local losses", "1.88", LOCAL),
                 ),
                 "6 layers, 5 cuts": group(
