@@ -114,7 +114,7 @@ def compiled(model, single):
 
 def fit(model, **options):
     x, y, _ = data()
-    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, **options)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0, **options)
 
 
 def parts(model):
