@@ -64,7 +64,7 @@ RECIPES = {
         "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
         ("sg-conditional", "fcn", 21): SLOW,
         "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
-        ("sg", "fcn", 3): dict(SLOW, synthesizer=(1024, 1024)),
+        **{("sg", "fcn", layers): dict(SLOW, synthesizer=(1024, 1024)) for layers in (3, 4)},
         **{arm: FAST for arm in ("no-backprop", "backprop", "local", "feedback")},
     },
 }

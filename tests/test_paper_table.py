@@ -130,9 +130,10 @@ def test_recipe_of_the_deepest(paper):
 
 
 def test_recipe_without_labels(paper):
-    """In `fast`, three dense layers have the time for large synthesizers."""
-    few, more = (cell_of("mnist", "fcn", layers, "sg", 1) for layers in (3, 6))
+    """In `fast`, three and four dense layers have the time for large synthesizers."""
+    few, also, more = (cell_of("mnist", "fcn", layers, "sg", 1) for layers in (3, 4, 6))
     assert paper.recipe("fast", few)["synthesizer"] == [1024, 1024]
+    assert paper.recipe("fast", also) == paper.recipe("fast", few)
     assert paper.recipe("fast", more)["synthesizer"] == [256]
     assert paper.recipe("fast", few._replace(network="cnn")) == paper.recipe("fast", more)
 
