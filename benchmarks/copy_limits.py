@@ -63,7 +63,8 @@ def gradients(model, level, steps, count):
 
 
 def cosine(a, b):
-    return float(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b))
+    # Rounding may carry it past one.
+    return float(np.clip(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b), -1.0, 1.0))
 
 
 def linear(inputs, targets, others):

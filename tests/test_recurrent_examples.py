@@ -148,4 +148,4 @@ def test_what_limits_it(tmp_path, monkeypatch, capsys):
     module.main([*options, "--count", "64"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["level"] == [1, 1] and len(found["cosine, by window"]) == 1
-    assert -1 <= found["cosine"] <= found["best linear"] + 0.2 <= 1.2 + 1e-6
+    assert -1 <= found["cosine"] <= found["best linear"] + 0.2 <= 1.2

@@ -51,6 +51,7 @@ def check_error(name: str, size: int, model: keras.Model) -> None:
 
 
 def check_period(update_period: int) -> int:
+    """Raise `ValueError` unless a period is an integer of at least 1; return it."""
     if (
         isinstance(update_period, bool)
         or not isinstance(update_period, numbers.Integral)
