@@ -20,7 +20,7 @@ from keras_sg._trainers.tensorflow.periods import TensorFlowPeriodicUpdates
 from keras_sg._trainers.tensorflow.step import TensorFlowStep
 from keras_sg._trainers.trained import Model
 from keras_sg._types import Logs, Nested, Tensor
-from keras_sg.labels import Label
+from keras_sg.labels import Label, Vector
 
 
 class InvalidBatch(tf.errors.InvalidArgumentError, ValueError):
@@ -198,10 +198,18 @@ def _assert_known(step: Step, kind: Label, name: str) -> tf.Operation | None:
             raise InvalidBatch(None, None, str(error)) from None
         return None
     kind.check(step.labels)
+    if isinstance(kind, Vector) and step.labels.shape.rank > 1 and step.labels.shape[-1] is None:
+        width = tf.shape(step.labels)[-1]
+        message = [f"{kind.expected} Received, at interface {name!r}: vectors of", width, "numbers"]
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(width, kind.size), message)]):
+            step.labels = tf.identity(step.labels)
     labels = tf.cast(step.labels, "int32") if step.labels.dtype == tf.bool else step.labels
     least, most = tf.reduce_min(labels), tf.reduce_max(labels)
     message = [f"{kind.allowed} Received, at interface {name!r}: labels from", least, "to", most]
-    return tf.debugging.Assert(tf.reduce_all(kind.known(step.labels, step.ignored)), message)
+    return tf.debugging.Assert(tf.reduce_all(kind.known(labels, step.ignored)), message)
+
+
+_OURS = "The batch was folded|Labels? |A conditional interface needs label"  # how what we say begins
 
 
 @contextlib.contextmanager
@@ -210,7 +218,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"assertion failed: \[((?:The batch was folded|Labels? ).*)\]", error.message)
+        found = re.search(rf"assertion failed: \[((?:{_OURS}).*)\]", error.message)
         if found is None:
             raise
         told = found[1].replace("] [", " ").replace("\\'", "'")
