@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -15,7 +16,10 @@ from side_by_side import EPOCHS, EXAMPLES, RAY, data, fit
 from unlocked import RECIPE, assert_exact, batches, oracle_of
 
 import keras_sg
+from keras_sg._modules import given
 from keras_sg.schedules import OnRay, SideBySide
+from keras_sg.schedules.on_ray import _Remote
+from keras_sg.schedules.worker import Feed
 
 BACKEND = keras.backend.backend()
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="several devices of a process need JAX")
@@ -94,6 +98,39 @@ def test_actors_late_targets(cluster):
     schedule.max_delay = 40  # the processes are kept
     history = model.fit(x, y, BATCH, sample_weight=weight, verbose=0, shuffle=False).history
     assert history["dropped_targets"] == [0]
+
+
+@on_jax
+def test_actors_a_batch_does_not_wait_for_a_target(cluster):
+    """In a tick that has both, the batch has been through the module while the target is still to come."""
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
+    model, schedule = mlp(1, CLASSES), OnRay()
+    fit(model, schedule, epochs=1)
+    gate = cluster.remote(Gate).options(num_cpus=0, max_concurrency=2).remote()
+    below = _Remote(schedule.actors[0], None, last=False)
+    x, y, _ = (rows[:BATCH] for rows in data())
+    feed = Feed(0, [x], given(model, x, y, None), 1.0, None)
+    below.tick((0, None, feed), None)
+    target = gate.hold.remote(([np.ones((BATCH, 5), "float32")], None))
+    both = below.tick((1, None, feed), (0, target))
+    assert cluster.get(both.above, timeout=60)[0].tensor.shape == (BATCH, 5)
+    assert not cluster.wait([both.report], timeout=0)[0]
+    cluster.get(gate.open.remote())
+    assert [batch for batch, *_ in cluster.get(both.report).learned] == [0]
+
+
+class Gate:
+    """Keeps a message until it is opened."""
+
+    def __init__(self):
+        self._opened = threading.Event()
+
+    def hold(self, message):
+        self._opened.wait()
+        return message
+
+    def open(self):
+        self._opened.set()
 
 
 @keras.saving.register_keras_serializable("test_side_by_side")

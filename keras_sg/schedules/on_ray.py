@@ -202,17 +202,19 @@ class _Remote:
         return self._actor.values.remote()
 
     def tick(self, run: Any, learn: Any) -> Told:
-        batch, target = (None, None) if learn is None else learn
-        ran = below = None
+        """In two calls: a batch is run, and told of, while the target may still be on its way."""
+        told = Told(None, None, None)
         if run is not None:
             number, below, feed = run
             if feed.batch is not None:  # Keras's own losses and metrics, which these are, look at no inputs
                 feed = feed._replace(batch=feed.batch._replace(x=None))
-            ran = (number, arrays(feed))
-        told = self._actor.tick.options(num_returns=3).remote(ran, below, batch, target)
-        if self._wire is not None:
-            told = [*map(self._wire.hold.remote, told[:2]), told[2]]
-        return Told(*told)
+            told = Told(*self._actor.run.options(num_returns=3).remote(number, below, arrays(feed)))
+            if self._wire is not None:
+                above, target = map(self._wire.hold.remote, told[:2])
+                told = Told(above, target, told.report)
+        if learn is not None:
+            told = told._replace(report=self._actor.learn.remote(told.report, *learn))
+        return told
 
 
 class _Wire:

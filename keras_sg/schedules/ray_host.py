@@ -62,10 +62,13 @@ class Host:
     def values(self) -> Any:
         return arrays(self._worker.values())
 
-    def tick(self, ran: Any, below: Any, learn: Any, target: Any) -> Any:
-        """As `ModuleWorker.tick`; promises are arguments of their own, which Ray fetches."""
-        run = None if ran is None else (ran[0], below, ran[1])
-        return tuple(map(arrays, self._worker.tick(run, None if learn is None else (learn, target))))
+    def run(self, number: int, below: Any, feed: Any) -> Any:
+        """As `ModuleWorker.run`; promises are arguments of their own, which Ray fetches."""
+        return tuple(map(arrays, self._worker.run(number, below, feed)))
+
+    def learn(self, ran: Any, number: int, target: Any) -> Any:
+        """As `ModuleWorker.learn`."""
+        return arrays(self._worker.learn(ran, number, target))
 
     def answers(self) -> bool:
         return True

@@ -206,14 +206,14 @@ class ModuleWorker:
     # Ticks
 
     def tick(self, run: tuple[int, Any, Feed] | None, learn: tuple[int, Any] | None) -> Told:
-        told, learned = self._take(*run) if run is not None else (Told(None, None, None), [])
-        learned += self._teach(*learn) if learn is not None else []
-        return told._replace(report=Report(told.report, learned, self._read(self.program.metrics)))
+        told = self.run(*run) if run is not None else Told(None, None, None)
+        return told if learn is None else told._replace(report=self.learn(told.report, *learn))
 
-    def _take(self, number: int, below: list[Passed] | None, feed: Feed) -> tuple[Told, Learned]:
-        """Run a batch; the heads of local losses learn at once, for nothing comes to them from above.
+    def run(self, number: int, below: list[Passed] | None, feed: Feed) -> Told:
+        """A tick in which a batch is run; or its first half, after which `learn` is called.
 
-        Where the module does not descend, they rest with it.
+        The heads of local losses learn at once, for nothing comes to them from above. Where the module does
+        not descend, they rest with it.
         """
         program = self.program
         below, inputs, given, batch = self._all_here((below or [], feed.inputs, feed.given, feed.batch))
@@ -250,7 +250,33 @@ class ModuleWorker:
                 learned += self._lessons(number, kept, [at])
             elif not (feed.descends if local else feed.taught):
                 self._rest(self.parts[1 + at], feed)
-        return Told(ran.outputs, (ran.arrived, value) if feed.descends else None, ran.loss), learned
+        return Told(
+            ran.outputs, (ran.arrived, value) if feed.descends else None, self._report(ran.loss, learned)
+        )
+
+    def learn(
+        self, ran: Report | None, number: int, target: tuple[list[Tensor | None], Tensor | None]
+    ) -> Report:
+        """A tick's other half: have the synthesizers learn from a target.
+
+        Args:
+            ran: the report of the first half, None if no batch is run.
+            number: of the batch that the target is of.
+            target: what came from the module above.
+
+        Returns:
+            The report of the whole tick.
+        """
+        kept = self._kept.pop(number)
+        for old in [other for other in self._kept if other < number]:
+            del self._kept[old]  # whose targets were dropped
+        taught = [at for at in range(len(self.program.module.interfaces)) if at not in self._local]
+        learned = self._lessons(number, kept, taught, *self._all_here(target))
+        loss, before = (None, []) if ran is None else (ran.loss, ran.learned)
+        return self._report(loss, before + learned)
+
+    def _report(self, loss: Tensor | None, learned: Learned) -> Report:
+        return Report(loss, learned, self._read(self.program.metrics))
 
     def _rest(self, parts: Sequence[Part], feed: Feed) -> None:
         """Have shares of the optimizers count a step in which their weights are left as they are."""
@@ -258,13 +284,6 @@ class ModuleWorker:
             if part.counts(feed.steps):
                 count = _keras.count_of(part.optimizer)
                 self._write([count], [self._read([count])[0] + 1])
-
-    def _teach(self, number: int, target: tuple[list[Tensor | None], Tensor | None]) -> Learned:
-        kept = self._kept.pop(number)
-        for old in [other for other in self._kept if other < number]:
-            del self._kept[old]  # whose targets were dropped
-        taught = [at for at in range(len(self.program.module.interfaces)) if at not in self._local]
-        return self._lessons(number, kept, taught, *self._all_here(target))
 
     def _lessons(
         self,
