@@ -1,6 +1,9 @@
 """Deep networks of equal blocks, and the ways to train them whose memory `benchmarks.memory` compares."""
 
 import contextlib
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -8,35 +11,38 @@ from keras import layers
 
 import keras_sg
 
-BLOCKS, CLASSES = 8, 10
+CLASSES = 10
 # How each arm runs: its schedule, or None for backpropagation.
 ARMS = {"in turn": "in_turn", "together": "together", "backprop": None, "rematerialized": None}
 
 
 def dense(i):
-    """Four layers of 256."""
-    options = {"activation": "relu", "kernel_initializer": "he_normal"}
-    return [layers.Dense(256, **options, name=f"dense{i}_{j}") for j in range(4)]
+    """A layer of 256."""
+    return [layers.Dense(256, activation="relu", kernel_initializer="he_normal", name=f"dense{i}")]
 
 
 def convolutional(i):
-    """Two convolutions of 32 channels, each with normalization and ReLU."""
+    """A convolution of 32 channels, with normalization and ReLU."""
     options = {"use_bias": False, "kernel_initializer": "he_normal", "padding": "same"}
     return [
-        layer
-        for j in range(2)
-        for layer in (
-            layers.Conv2D(32, 3, **options, name=f"conv{i}_{j}"),
-            layers.BatchNormalization(name=f"norm{i}_{j}"),
-            layers.ReLU(name=f"relu{i}_{j}"),
-        )
+        layers.Conv2D(32, 3, **options, name=f"conv{i}"),
+        layers.BatchNormalization(name=f"norm{i}"),
+        layers.ReLU(name=f"relu{i}"),
     ]
 
 
-# By network: the shape of an example, what makes a block, what stands behind them, and the batch.
+class Network(NamedTuple):
+    """A deep network: the shape of an example, what makes a layer, how many there are, and a batch's size."""
+
+    shape: tuple[int, ...]
+    layer: Callable[[int], list[keras.Layer]]
+    count: int
+    batch: int
+
+
 NETWORKS = {
-    "dense": ((256,), dense, list, 8192),
-    "convolutional": ((32, 32, 3), convolutional, lambda: [layers.GlobalAveragePooling2D()], 256),
+    "dense": Network((256,), dense, 32, 8192),
+    "convolutional": Network((32, 32, 3), convolutional, 16, 256),
 }
 
 
@@ -45,17 +51,29 @@ def arms():
     return [arm for arm in ARMS if arm != "rematerialized" or keras.backend.backend() == "jax"]
 
 
-def build(network, arm):
-    """The network of an arm, compiled: with interfaces of linear synthesizers between its blocks, or none."""
-    shape, make, top, _ = NETWORKS[network]
+def build(network, arm, blocks=8, rank=None):
+    """The network of an arm, compiled, in equal blocks.
+
+    Args:
+        network: a key of `NETWORKS`.
+        arm: a key of `ARMS`; where it has a schedule, an interface stands between two blocks.
+        blocks: how many there are, a divisor of the number of layers.
+        rank: of the interfaces' linear synthesizers; None for the full one.
+    """
+    shape, layer, count, _ = NETWORKS[network]
     keras.utils.set_random_seed(0)
-    remat = keras.RematScope(mode="full") if arm == "rematerialized" else contextlib.nullcontext()
-    with remat:
-        blocks = [keras.Sequential(make(i), name=f"block{i}") for i in range(BLOCKS)]
-    model = keras.Sequential([keras.Input(shape), *blocks, *top(), layers.Dense(CLASSES, name="logits")])
+    each = count // blocks
+    parts = [[*map(layer, range(at, at + each))] for at in range(0, count, each)]
+    with keras.RematScope(mode="full") if arm == "rematerialized" else contextlib.nullcontext():
+        blocks = [
+            keras.Sequential(itertools.chain(*part), name=f"block{at}") for at, part in enumerate(parts)
+        ]
+    top = [layers.GlobalAveragePooling2D()] if network == "convolutional" else []
+    model = keras.Sequential([keras.Input(shape), *blocks, *top, layers.Dense(CLASSES, name="logits")])
     options = {}
     if ARMS[arm]:
-        model = keras_sg.decouple(model, [block.name for block in blocks[:-1]], synthesizer="linear")
+        linear = keras_sg.synthesizers.Linear(rank)
+        model = keras_sg.decouple(model, [block.name for block in blocks[:-1]], synthesizer=linear)
         options["schedule"] = ARMS[arm]
     # XLA's convolutions are slow on a CPU without JAX.
     compiled = keras.backend.backend() != "torch" and (keras.backend.backend() == "jax" or network == "dense")
@@ -64,12 +82,12 @@ def build(network, arm):
     return model
 
 
-def burst(network, arm, steps, batch_size=None):
-    """A burst of steps of the arm, made anew, on one batch of random numbers."""
+def burst(network, arm, steps, batch_size=None, **options):
+    """A burst of steps of the arm, made anew by `build`, on one batch of random numbers."""
     shape, *_, size = NETWORKS[network]
     size = batch_size or size
     rng = np.random.default_rng(0)
     x = rng.normal(size=(size, *shape)).astype("float32")
     y = rng.integers(0, CLASSES, size)
-    model = build(network, arm)
+    model = build(network, arm, **options)
     return lambda: model.fit(x, y, batch_size=size, epochs=steps, shuffle=False, verbose=0)

@@ -17,13 +17,18 @@ Of a deep network of eight blocks (32 dense layers of 256, or 16 convolutions; `
     backprop          no interfaces
     rematerialized    no interfaces, each block made in a `keras.RematScope` (on JAX)
 
+--blocks makes other blocks of the same layers, for all arms; --rank narrows the interfaces' synthesizers.
+
 All processes import the same. In those of a deep network the C library is told to map large blocks by
 themselves (MALLOC_MMAP_THRESHOLD_), so that memory that is freed goes back to the system and is not counted,
-and in huge pages (glibc.malloc.hugetlb), so that getting it anew takes little time. Prints, in MiB, the
-resident memory before: before the model is made, and of a deep network before it is trained; its peak from
-there on, tracing and compiling included; and the peak of a second burst, when that is over. Ratios last: of
-the peaks, of what they add to the memory before, and of the time of the second burst. Writes them to
---output.
+and in huge pages (glibc.malloc.hugetlb), so that getting it anew takes little time; and to keep all small
+ones in one place (MALLOC_ARENA_MAX). On a CPU, XLA by itself computes once what it was told to compute twice,
+and nothing is rematerialized: it is told to leave out the two passes by which that comes about.
+
+Prints, in MiB, the resident memory before: before the model is made, and of a deep network before it is
+trained; its peak from there on, tracing and compiling included; and the peak of a second burst, when that is
+over. Ratios last: of the peaks, of what they add to the memory before, and of the time of the second burst.
+Writes them to --output.
 """
 
 import json
@@ -38,7 +43,13 @@ from examples import mnist, runs
 ARMS = ("sg", "backprop", "r2rt graph")
 PAIRS = [("sg", "r2rt graph"), ("sg", "backprop")]
 DEEP_PAIRS = [("in turn", "backprop"), ("in turn", "together"), ("in turn", "rematerialized")]
-ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# What the C library reads when a process begins, and XLA.
+ALLOCATION = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
+    "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+RECOMPUTED = "--xla_disable_hlo_passes=cse_barrier_expander,optimization-barrier-expander"
 
 
 def child(make_burst, timed=False, made=False):
@@ -72,7 +83,9 @@ def burst(arm, steps, batch_size):
 def _burst(args):
     if args.network == "r2rt":
         return burst(args.child, args.steps, args.batch_size or 256)
-    return deep.burst(args.network, args.child, args.steps, args.batch_size)
+    return deep.burst(
+        args.network, args.child, args.steps, args.batch_size, blocks=args.blocks, rank=args.rank
+    )
 
 
 def middle(samples):
@@ -93,18 +106,27 @@ def main(argv=None):
     timing.add_options(parser, "memory", steps=52, rounds=3)
     parser.add_argument("--network", choices=("r2rt", *deep.NETWORKS), default="r2rt")
     parser.add_argument("--batch-size", type=runs.positive, help="by default, what suits the network")
+    parser.add_argument("--blocks", type=runs.positive, default=8, help="of a deep network")
+    parser.add_argument("--rank", type=runs.positive, help="of a deep network's synthesizers")
     parser.add_argument("--child", choices=(*ARMS, *deep.ARMS), help="measure this process; print JSON")
     args = parser.parse_args(argv)
+    if args.network != "r2rt" and deep.NETWORKS[args.network].count % args.blocks:
+        parser.error(
+            f"--blocks must divide the number of layers, {deep.NETWORKS[args.network].count}. Received: "
+            f"{args.blocks}"
+        )
     if args.child:
         print(json.dumps(child(lambda: _burst(args), timed=True, made=args.network != "r2rt")))
         return
 
     chosen, pairs = (ARMS, PAIRS) if args.network == "r2rt" else (deep.arms(), DEEP_PAIRS)
-    options = ["--steps", args.steps, "--network", args.network]
+    options = ["--steps", args.steps, "--network", args.network, "--blocks", args.blocks]
+    options += [] if args.rank is None else ["--rank", args.rank]
     options += [] if args.batch_size is None else ["--batch-size", args.batch_size]
     samples = {arm: [] for arm in chosen}
     if args.network != "r2rt":
-        os.environ.update(ALLOCATION)  # read by the C library when a process begins
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ.update(ALLOCATION | {"XLA_FLAGS": f"{flags} {RECOMPUTED}".strip()})
     for _ in range(args.rounds):
         for arm in chosen:
             samples[arm].append(machine.in_child("benchmarks.memory", "--child", arm, *options))

@@ -114,6 +114,8 @@ class _Sharing:
             if _says_all(text, len(leaves)):
                 key = (hashlib.sha256(text.encode()).digest(), structure, lowered.out_tree)
                 shared = self._programs.setdefault(key, self._program)
+            if self._program not in self._programs.values():
+                self._program.clear_cache()  # what was made of it was for the comparison
             self._chosen[kind] = shared
         return self._chosen[kind](*args)
 
