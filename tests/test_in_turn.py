@@ -76,6 +76,22 @@ def test_every_kind_of_interface(kind):
     check(lambda: chain(*KINDS[kind]), **options)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras's operations turn float64 into float32")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_in_double_precision(kind):
+    """What is left in single precision is rounding."""
+    keras.config.set_dtype_policy("float64")
+    keras.config.set_floatx("float64")
+    rates = (0.03, 1e-4) if KINDS[kind] is SQUARES else (0.03, 0.005)
+    check(
+        lambda: chain(*KINDS[kind]),
+        X.astype("float64"),
+        fit={"sample_weight": WEIGHTS},
+        optimizer=Fresh(lambda: optimizer(rates)),
+        tolerance=1e-12,
+    )
+
+
 @pytest.mark.parametrize("kind", ["mlp, conditional", "critic, sobolev"])
 def test_without_weights(kind):
     check(lambda: chain(*KINDS[kind]))

@@ -58,6 +58,7 @@ class Row:
     shape: of an example, `(features,)` or `(height, width, channels)`.
     bits: whether labels are vectors of bits, not classes.
     recurrent: whether it takes windows, with their ends.
+    decoupled: whether the model is a `DecoupledModel`.
     optimizer: makes the optimizer.
     tried: what is tried on this row though it is slow: "xla", "steps", "mirrored", "half", "export",
         "accumulation", "data", "callbacks", "killed".
@@ -67,6 +68,7 @@ class Row:
     shape: tuple = (FEATURES,)
     bits: bool = False
     recurrent: bool = False
+    decoupled: bool = True
     optimizer: Callable = two_optimizers
     tried: str = ""
 
@@ -204,7 +206,10 @@ MOST = "xla steps mirrored half export accumulation data callbacks"
 seldom = synthesizers.Critic((4,), kernel_size=3)  # with BatchNormalization
 ROWS = {
     "plain model": Row(
-        dense(count=2, model_class=keras.Model), optimizer=one_optimizer, tried="export accumulation"
+        dense(count=2, model_class=keras.Model),
+        decoupled=False,
+        optimizer=one_optimizer,
+        tried="export accumulation",
     ),
     "linear, conditional": Row(dense(count=2, **CUT), tried=MOST + " killed"),
     "linear of a rank": Row(dense(SyntheticGradient, synthesizers.Linear(rank=2))),
@@ -233,6 +238,7 @@ ROWS = {
         recurrent(keras.Model, synthesizer=MLP, auxiliary=True, loss="huber", mix=1.0),
         (3, 2),
         recurrent=True,
+        decoupled=False,
     ),
     "synthetic input": Row(
         dense(count=2, synthetic_input=synthesizers.InputMLP((4, 3), batch_normalization=False), **CUT),

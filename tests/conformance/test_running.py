@@ -29,6 +29,31 @@ def test_several_steps_per_execution(name, reference):
         assert history[key] == pytest.approx(values, rel=1e-4, abs=1e-6), key
 
 
+# What `compile` says of the rows whose modules cannot be taken in turn.
+TOGETHER_ONLY = {
+    "a layer": "a share of the true gradient passes",
+    "local, label vectors": "a share of the true gradient passes",
+    "decoupled nested": "sits inside a layer that is neither",
+    "inside a layer": "sits inside a layer that is neither",
+    "recurrent": "lies between windows of time",
+    "feedback": "receives the error of the model's output",
+}
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.decoupled])
+def test_in_turn_or_refused(name, reference):
+    row = ROWS[name]
+    if name in TOGETHER_ONLY:
+        with pytest.raises(ValueError, match=TOGETHER_ONLY[name]):
+            row.compiled(schedule="in_turn")
+        return
+    model = row.compiled(run_eagerly=EAGERLY, schedule="in_turn")
+    history = row.fit(model)
+    assert_same(state(model), reference(name).state, 1e-6)
+    for key, values in reference(name).history.items():
+        assert history[key] == pytest.approx(values, rel=1e-5, abs=1e-6), key
+
+
 @rows("mirrored")
 def test_two_devices(name, reference, two_devices):
     row = ROWS[name]
