@@ -108,8 +108,8 @@ class Decoupled:
     """An arm that trains by `fit`."""
 
     def __init__(self, args, features, slack=0, delay=0.0, **options):
-        schedule = keras_sg.schedules.OnRay(slack=slack, cores=CORES, delay=delay)
-        self.model = build(args, features, schedule, **options)
+        self._schedule = keras_sg.schedules.OnRay(slack=slack, cores=CORES, delay=delay)
+        self.model = build(args, features, self._schedule, **options)
         self.model.optimizer.build(self.model.trainable_variables)
         self._variables = [*self.model.variables, *self.model.optimizer.variables]
         self._initial = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
@@ -126,6 +126,11 @@ class Decoupled:
 
     def weights(self):
         return keras_sg.strip(self.model).get_weights()
+
+    def close(self):
+        """End its processes, which take half a gigabyte each."""
+        for actor in self._schedule.actors:
+            _ray().kill(actor)
 
 
 class Peer:
@@ -159,6 +164,9 @@ class Peer:
         name = _name_of(self._way)
         found = _ray().get([worker.weights.remote(name) for worker in self._workers])
         return found[0] if name == "whole" else [*found[0], *found[1]]
+
+    def close(self):
+        """Nothing: its processes are those of all peers."""
 
 
 def _name_of(way):
@@ -266,6 +274,8 @@ def timed(args):
                 step = (times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP)
                 steps[delay][name].append(1e3 * step)
                 epochs[delay][name].append(1e3 * (whole - len(times) * step))
+        for arm in arms.values():
+            arm.close()
     return steps, epochs
 
 
@@ -282,6 +292,7 @@ def trained(args):
             arm.reset()
             times = arm.train(train, args.seconds)
             judge.set_weights(arm.weights())
+            arm.close()
             accuracy = judge.evaluate(test, verbose=0, return_dict=True)["accuracy"]
             found[delay][name] = {"accuracy": accuracy, "steps": len(times)}
             print(f"{delay:g} ms, {name}: {accuracy:.4f} after {len(times)} steps", flush=True)

@@ -90,6 +90,25 @@ def test_actors_that_predict_their_inputs(cluster):
     assert_exact(model, oracle)
 
 
+@pytest.mark.parametrize("update_period", [1, 1000])
+def test_actors_a_synthesizer_that_rests_keeps_its_statistics(cluster, update_period):
+    """On this backend, in processes; with the long period, it learns in the first step only."""
+    inputs = keras.Input((FEATURES,))
+    recipe = keras_sg.synthesizers.MLP((4,), batch_normalization=True)
+    block = keras.layers.Dense(5, name="module1")
+    h = keras_sg.SyntheticGradient(block, recipe, update_period=update_period)(inputs)
+    model = keras_sg.DecoupledModel(inputs, keras.layers.Dense(CLASSES)(h))
+    fit(model, OnRay(), epochs=1)
+    synthesizer = model.get_layer("module1").synthesizer
+    statistics, kernel = synthesizer.non_trainable_variables[0], block.kernel
+    before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in (statistics, kernel)]
+    x, y, weight = data()
+    model.fit(x, y, BATCH, sample_weight=weight, shuffle=False, verbose=0)
+    after = [keras.ops.convert_to_numpy(variable) for variable in (statistics, kernel)]
+    moved = [bool(np.any(old != new)) for old, new in zip(before, after)]
+    assert moved == [update_period == 1, True]
+
+
 def test_actors_late_targets(cluster):
     """Over a slow link, targets that are older than allowed are dropped and counted; others are not."""
     model, schedule = mlp(1, CLASSES), OnRay(max_delay=2, delay=0.05)
