@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_sg
+
 BATCHES, RATE = 5, 1e-2
 
 pytestmark = [
@@ -120,7 +122,9 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
 
     class InTurn(parallel.Decoupled):
         def __init__(self, *args, **options):
-            monkeypatch.setattr("keras_sg.schedules.OnRay", lambda **options: "in_turn")
+            schedule = keras_sg.schedules.InTurn()
+            schedule.actors = ["an actor"]
+            monkeypatch.setattr("keras_sg.schedules.OnRay", lambda **options: schedule)
             super().__init__(*args, **options)
 
     def start(args, features):
@@ -131,7 +135,9 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(parallel, "Decoupled", InTurn)
     monkeypatch.setattr(parallel, "start", start)
-    monkeypatch.setattr(parallel, "_ray", lambda: types.SimpleNamespace(get=lambda promise: promise))
+    killed = []
+    ray = types.SimpleNamespace(get=lambda promise: promise, kill=killed.append)
+    monkeypatch.setattr(parallel, "_ray", lambda: ray)
     small = ["--width", "6", "--layers", "2", "--batch-size", "8", "--rank", "2", "--delays", "0", "10"]
     output = tmp_path / "found.json"
     parallel.main([*small, "--steps", "3", "--rounds", "2", "--output", str(output)])
@@ -146,6 +152,7 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
     accuracies = json.loads(output.read_text())["accuracy"]
     assert accuracies["10.0"].keys() == arms | slack
     assert all(0 <= arm["accuracy"] <= 1 and arm["steps"] > 0 for arm in accuracies["0.0"].values())
+    assert len(killed) == 2 * (3 + 6)  # of each arm that has actors, at each delay, timed and trained
 
 
 def test_what_it_needs(monkeypatch):
