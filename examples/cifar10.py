@@ -78,14 +78,15 @@ NETWORKS, FILTERS = {"r2rt": r2rt, "deep": deep}, {"r2rt": 128, "deep": 16}
 
 
 def arguments(text):
-    """An `argparse` type: a JSON object."""
+    """An `argparse` type: a JSON object, or a list of them."""
     try:
         found = json.loads(text)
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    each = found if isinstance(found, list) and found else [found]
+    if not all(isinstance(one, dict) for one in each):
         raise argparse.ArgumentTypeError(
-            f"expected a JSON object, such as '{{\"kernel_size\": 3}}', received {text}"
+            f"expected a JSON object, such as '{{\"kernel_size\": 3}}', or a list of them, received {text}"
         )
     return found
 
@@ -102,15 +103,22 @@ PARSER.add_argument(
     type=arguments,
     default={},
     metavar="JSON",
-    help="arguments of what predicts, in the arms sg* of keras_sg.synthesizers.Conv, else of Critic",
+    help="arguments of what predicts, in the arms sg* of keras_sg.synthesizers.Conv, else of Critic; or a "
+    "list of them, one an interface",
 )
 
 
-def recipe(arm, args):
-    """The recipe of what predicts in an arm."""
+def recipes(arm, args, count):
+    """The recipes of what predicts in an arm, at each of so many interfaces."""
     kind = Conv if arm.startswith("sg") else Critic
+    each = args.synthesizer if isinstance(args.synthesizer, list) else [args.synthesizer] * count
+    if len(each) != count:
+        raise SystemExit(
+            f"--synthesizer must have an entry for each interface, {count}, or be one for all. Received: "
+            f"{len(each)} entries"
+        )
     try:
-        return kind(**args.synthesizer)
+        return [kind(**options) for options in each]
     except (TypeError, ValueError) as error:
         raise SystemExit(
             f"--synthesizer must have arguments of keras_sg.synthesizers.{kind.__name__} for arm {arm!r}. "
@@ -123,8 +131,8 @@ def build(arm, args=None):
     args = args or PARSER.parse_args([])
     cut, above = NETWORKS[args.network](args.filters or FILTERS[args.network])
     inputs = hidden = keras.Input((32, 32, 3))
-    for module in cut:
-        hidden = INTERFACES[arm](module, recipe(arm, args), **images.options(args))(hidden)
+    for module, recipe in zip(cut, recipes(arm, args, len(cut))):
+        hidden = INTERFACES[arm](module, recipe, **images.options(args))(hidden)
     logits = keras.layers.Dense(data.CLASSES, name="logits", dtype="float32")(above(hidden))
     model = keras_sg.DecoupledModel(inputs, logits)
     return images.compile(model, arm, args)
@@ -133,8 +141,9 @@ def build(arm, args=None):
 def main(argv=None):
     args = PARSER.parse_args(argv)
     args.filters = args.filters or FILTERS[args.network]
+    cut, _ = NETWORKS[args.network](args.filters)
     for arm in INTERFACES if args.arm == "all" else [args.arm]:
-        recipe(arm, args)  # What it refuses, it refuses before anything is trained.
+        recipes(arm, args, len(cut))  # What it refuses, it refuses before anything is trained.
     blocks = {"r2rt": "two convolutional blocks of", "deep": "eight convolutions, the first of"}
     title = f"CIFAR-10, {blocks[args.network]} {args.filters}"
     images.main(args, "cifar10", (32, 32, 3), INTERFACES, build, title, zoom=0.2)

@@ -267,7 +267,14 @@ def test_cifar10_synthesizers(tmp_path, capsys):
         module.main(["--arm", "sg", "--synthesizer", '{"widths": 3}', *output])
     with pytest.raises(SystemExit):
         module.main(["--synthesizer", "3", *output])
-    assert """expected a JSON object, such as '{"kernel_size": 3}', received 3""" in capsys.readouterr().err
+    each = module.PARSER.parse_args(["--synthesizer", '[{"widths": 4}, {"widths": []}]'])
+    assert [recipe.widths for recipe in module.recipes("critic", each, 2)] == [[4], []]
+    with pytest.raises(
+        SystemExit, match=r"an entry for each interface, 3, or be one for all\. Received: 2 ent"
+    ):
+        module.main(["--network", "deep", "--synthesizer", '[{"widths": 4}, {"widths": []}]', *output])
+    wrong = """expected a JSON object, such as '{"kernel_size": 3}', or a list of them, received 3"""
+    assert wrong in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
