@@ -111,14 +111,14 @@ FIGURES = {
             "performance.md#modules-in-two-processes",
             {
                 "split into two": group(
-                    ("linear synthesizers, label seen", "1.59", DECOUPLED),
+                    ("linear synthesizers, label seen", "1.61", DECOUPLED),
                     ("the same, of low rank", "1.73", DECOUPLED),
-                    ("local losses", "1.84", LOCAL),
-                    ("true gradients, one batch late", "1.83", BACKPROP),
+                    ("local losses", "1.90", LOCAL),
+                    ("true gradients, one batch late", "1.84", BACKPROP),
                 ),
                 "whole network": group(
-                    ("undivided, both cores", "1.61", BACKPROP),
-                    ("data parallel", "1.25", BACKPROP),
+                    ("undivided, both cores", "1.71", BACKPROP),
+                    ("data parallel", "1.14", BACKPROP),
                 ),
             },
         ),
@@ -129,8 +129,8 @@ FIGURES = {
             "memory.md#numbers",
             {
                 "32 dense layers (JAX)": group(
-                    ("backpropagation", "565", BACKPROP),
-                    ("modules in turn", "192", DECOUPLED),
+                    ("backpropagation", "552", BACKPROP),
+                    ("modules in turn", "160", DECOUPLED),
                 ),
                 "16 convolutions (JAX)": group(
                     ("backpropagation", "1,233", BACKPROP),
