@@ -313,6 +313,12 @@ def test_the_arms_of_memory_in_deep_networks(network, eager, monkeypatch):
     assert len(cut.interfaces) == 1 and type(plain) is keras.Sequential
 
 
+def test_blocks_of_memory_must_be_equal(capsys):
+    with pytest.raises(SystemExit):
+        load("memory").main(["--network", "dense", "--blocks", "5"])
+    assert "--blocks must divide the number of layers, 32. Received: 5" in capsys.readouterr().err
+
+
 def test_a_child_is_a_process_of_its_own(tmp_path):
     (tmp_path / "number.json").write_text('{\n"added": 3\n}')
     found = load("machine").in_child("json.tool", "--compact", tmp_path / "number.json")

@@ -10,7 +10,10 @@ from keras import layers
 
 import keras_sg
 from keras_sg import synthesizers
+from keras_sg._keras import with_mask
+from keras_sg.synthesizers import masks
 
+to_numpy = keras.ops.convert_to_numpy
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 4)).astype("float32")
 CLASSES = RNG.integers(0, 3, 6)
@@ -144,9 +147,13 @@ def test_label_vectors(loss):
     ],
     ids=["image", "sequence", "sequence of any length"],
 )
-def test_convolutional_critics(shape, block, tmp_path):
+@pytest.mark.parametrize("pool_size", [1, 2])
+def test_convolutional_critics(shape, block, pool_size, tmp_path):
     inputs = keras.Input(shape)
-    h = keras_sg.SyntheticLoss(block, synthesizers.Critic((4,)), num_classes=3, sobolev=True)(inputs)
+    critic = synthesizers.Critic((4,), pool_size=pool_size)
+    h = keras_sg.SyntheticLoss(
+        type(block).from_config(block.get_config()), critic, num_classes=3, sobolev=True
+    )(inputs)
     pool = layers.GlobalAveragePooling2D() if len(shape) == 3 else layers.GlobalAveragePooling1D()
     model = keras_sg.DecoupledModel(inputs, layers.Dense(3)(pool(h)))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -160,6 +167,53 @@ def test_convolutional_critics(shape, block, tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
     assert again.interfaces[0].sobolev and again.interfaces[0].label == model.interfaces[0].label
+
+
+def test_windows_are_means_of_what_counts():
+    """By hand: of seven positions the last fills no window; of a window that counts nowhere, zero."""
+    x = np.arange(14.0, dtype="float32").reshape(1, 7, 2)
+    mask = np.array([[True, True, False, True, False, False, True]])
+    pooling = masks.MaskedAveragePooling(2, "channels_last")
+    x = keras.ops.convert_to_tensor(x)
+    np.testing.assert_allclose(to_numpy(pooling(x)), [[[1, 2], [5, 6], [9, 10]]])
+    np.testing.assert_allclose(
+        to_numpy(pooling(x, mask=keras.ops.convert_to_tensor(mask))), [[[1, 2], [6, 7], [0, 0]]]
+    )
+    found = pooling.compute_mask(x, keras.ops.convert_to_tensor(mask))
+    np.testing.assert_array_equal(to_numpy(found), [[True, True, False]])
+    assert pooling.compute_mask(x, None) is None
+
+
+@pytest.mark.parametrize("shape", [(None, 9, 2), (None, 7, 6, 2), (None, 4, 5, 6, 2), (None, None, 2)])
+def test_shapes_of_windows(shape):
+    pooling = masks.MaskedAveragePooling(2, "channels_last")
+    x = np.zeros((3, *(size or 8 for size in shape[1:])), "float32")
+    expected = [known for known in pooling.compute_output_shape(shape)[1:] if known]
+    assert list(pooling(x).shape)[-len(expected) :] == expected
+    assert masks.MaskedAveragePooling(3, "channels_first").compute_output_shape((None, 2, 7, None)) == (
+        None,
+        2,
+        2,
+        None,
+    )
+
+
+def test_what_is_masked_does_not_reach_a_critic_that_pools():
+    critic = synthesizers.Critic((4,), batch_normalization=False, pool_size=2)(
+        (None, 6, 2), keras_sg.labels.Classes(3)
+    )
+    critic.build([(None, 6, 2), (None, 3)])
+    critic.body.supports_masking = True  # as an interface has it
+    x, label = RNG.normal(size=(2, 6, 2)).astype("float32"), np.eye(3, dtype="float32")[:2]
+    mask = np.array([[True, True, True, False, False, False], [True] * 6])
+    other = np.where(mask[..., None], x, 7.0).astype("float32")
+    values = []
+    for h in (x, other):
+        h = with_mask(keras.ops.convert_to_tensor(h), keras.ops.convert_to_tensor(mask))
+        values.append(to_numpy(critic([h, keras.ops.convert_to_tensor(label)])))
+    np.testing.assert_allclose(*values, rtol=1e-6)
+    critic_of_all = to_numpy(critic([keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(label)]))
+    assert abs(critic_of_all[0] - values[0][0]) > 1e-4
 
 
 def test_a_layer_of_ones_own_may_take_the_label_apart():

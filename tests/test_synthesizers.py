@@ -183,6 +183,15 @@ WRONG = {
     "depth": (lambda: synthesizers.Conv(depth=-1), "`depth` must be an integer of at least 0.*-1"),
     "filters": (lambda: synthesizers.Conv(filters=[8, 9]), "filters.*at least 1.*8, 9"),
     "kernel": (lambda: synthesizers.Critic(kernel_size=(3, 5)), "kernel_size.*at least 1.*3, 5"),
+    "pool": (lambda: synthesizers.Critic(pool_size=0), "`pool_size` must be an integer of at least 1"),
+    "pool of each": (
+        lambda: synthesizers.Critic(per_position=True, pool_size=2),
+        "a label for each position, or pools positions.*per_position=True with pool_size=2",
+    ),
+    "windows that are too long": (
+        lambda: synthesizers.Critic(pool_size=5)((None, 8, 4, 2), labels.Classes(3)),
+        r"windows that fit into the interface.*\(8, 4\).*pool_size=5 at an interface of shape",
+    ),
     "list of losses": (lambda: synthesizers.Critic(loss=["mse"]), "one of.*mse"),
     "format": (lambda: synthesizers.Conv(data_format="NHWC"), "channels_last.*'NHWC'"),
     "rank": (lambda: synthesizers.Conv()((None, 4)), r"one to three axes.*'linear'.*\(None, 4\)"),

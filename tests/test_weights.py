@@ -135,6 +135,9 @@ WITH_POSITIONS = {
     "critic of positions": lambda layer: keras_sg.SyntheticLoss(
         layer, synthesizers.Critic((4,), per_position=True), num_classes=CLASSES
     ),
+    "local that pools": lambda layer: keras_sg.LocalLoss(
+        layer, synthesizers.Critic((4,), pool_size=2), num_classes=CLASSES
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from keras_sg import labels
 from keras_sg._backends import dtypes
 from keras_sg._types import Config, Nested, Shape, Tensor
 from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
-from keras_sg.synthesizers.masks import MaskedFlatten, MaskedMean, mean_of_counting
+from keras_sg.synthesizers.masks import MaskedAveragePooling, MaskedFlatten, MaskedMean, mean_of_counting
 from keras_sg.synthesizers.recipe import (
     Synthesizer,
     check_count,
@@ -68,7 +68,8 @@ class Critic(Synthesizer):
     interface must be given `num_classes` or `label_size`.
 
     Hidden layers are Dense at an interface `(batch, features)`, convolutions at one with more axes
-    (which are then flattened; averaged where their length is not known).
+    (which are then flattened; averaged where their length is not known). Behind convolutions, a
+    `pool_size` leaves the read-out fewer numbers, as the network's own pooling does.
 
     Args:
         widths: widths of the hidden layers, or their channels: positive integers, or `()` for none.
@@ -82,6 +83,8 @@ class Critic(Synthesizer):
         per_position: whether it predicts a label for each position of the interface, `(batch, ..., features)`
             with features last, rather than one an example; its loss is the mean over the positions that
             count.
+        pool_size: positive integer: behind the convolutions, means over windows of so many positions along
+            each axis take their place; those that do not fill a window are left out. 1 for none.
 
     Raises:
         ValueError: an argument is not as described; or, when an interface is built with it, that
@@ -98,7 +101,8 @@ class Critic(Synthesizer):
 
     References:
         Czarnecki et al. 2017, Sobolev Training, https://arxiv.org/abs/1706.04859, section on
-        synthetic gradients.
+        synthetic gradients. `pool_size`: Nokland and Eidnes 2019, Training Neural Networks with Local
+        Error Signals, https://arxiv.org/abs/1901.06656 (its prediction loss).
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Critic(Synthesizer):
         loss: str | None = None,
         data_format: str | None = None,
         per_position: bool = False,
+        pool_size: int = 1,
     ) -> None:
         if loss is not None and (not isinstance(loss, str) or loss not in CRITIC_LOSSES):
             raise ValueError(
@@ -123,6 +128,12 @@ class Critic(Synthesizer):
         self.axis = feature_axis(self.data_format)
         self.unit_labels = loss != "mse"
         self.per_position = per_position
+        self.pool_size = check_count("pool_size", pool_size)
+        if per_position and pool_size > 1:
+            raise ValueError(
+                "A critic predicts a label for each position, or pools positions. Received: "
+                f"per_position={per_position!r} with pool_size={pool_size!r}."
+            )
         if per_position and self.axis != -1:
             raise ValueError(
                 "A critic that predicts a label for each position needs the features last. Received: "
@@ -149,14 +160,25 @@ class Critic(Synthesizer):
         else:
             convolution = convolution_for(shape, self.kernel_size, self.data_format)
             layers += body(convolution, self.widths, self.batch_normalization, self.axis)
+            layers += self._pooling(shape)
             if not self.per_position:
                 layers.append(_Mean(self.axis) if None in shape[1:] else MaskedFlatten())
         body_of_it = keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body")
         return CriticLayer(body_of_it, loss, self.per_position)
 
+    def _pooling(self, shape: Shape) -> list[keras.Layer]:
+        positions = shape[1:-1] if self.axis == -1 else shape[2:]
+        if any(size is not None and size < self.pool_size for size in positions):
+            raise ValueError(
+                "A critic pools windows that fit into the interface: `pool_size` must not exceed its "
+                f"lengths, {positions}. Received: pool_size={self.pool_size} at an interface of shape "
+                f"{tuple(shape)}."
+            )
+        return [MaskedAveragePooling(self.pool_size, self.data_format)] if self.pool_size > 1 else []
+
     def get_config(self) -> Config:
-        names = ("widths", "kernel_size", "batch_normalization", "loss", "data_format", "per_position")
-        return {name: getattr(self, name) for name in names}
+        names = ["widths", "kernel_size", "batch_normalization", "loss", "data_format", "per_position"]
+        return {name: getattr(self, name) for name in [*names, "pool_size"]}
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")

@@ -102,3 +102,43 @@ class MaskedMean(keras.layers.Layer):
 
     def get_config(self) -> Config:
         return {**super().get_config(), "axis": self.axis}
+
+
+@keras.saving.register_keras_serializable(package="keras_sg")
+class MaskedAveragePooling(keras.layers.Layer):
+    """Mean over windows of positions that do not overlap, of those at which the mask is not False.
+
+    Positions that do not fill a window are left out. A window counts if anything in it does.
+
+    Args:
+        pool_size: positive integer, the length of a window along each axis.
+        data_format: `"channels_last"` or `"channels_first"`; with a mask, the former.
+    """
+
+    def __init__(self, pool_size: int, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pool_size, self.data_format = pool_size, data_format
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return self._pooled(inputs)
+        counts = ops.cast(mask, inputs.dtype)[..., None]
+        return ops.divide_no_nan(self._pooled(inputs * counts), self._pooled(counts))
+
+    def _pooled(self, inputs: Tensor) -> Tensor:
+        return ops.average_pool(inputs, self.pool_size, strides=self.pool_size, data_format=self.data_format)
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
+        if previous_mask is None:
+            return None
+        return self._pooled(ops.cast(previous_mask, "float32")[..., None])[..., 0] > 0
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        last = self.data_format == "channels_last"
+        positions = input_shape[1:-1] if last else input_shape[2:]
+        pooled = tuple(None if size is None else size // self.pool_size for size in positions)
+        return (input_shape[0], *pooled, input_shape[-1]) if last else (*input_shape[:2], *pooled)
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "pool_size": self.pool_size, "data_format": self.data_format}

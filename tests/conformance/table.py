@@ -230,6 +230,11 @@ ROWS = {
     "critic, label vectors": Row(dense(SyntheticLoss, CRITIC, **BITS), bits=True),
     "critic, sobolev": Row(dense(SyntheticLoss, CRITIC, sobolev=True, count=2, **CUT), tried=MOST),
     "local": Row(dense(LocalLoss, CRITIC, count=2, **CUT), tried="xla steps mirrored half export"),
+    "local, pooled": Row(
+        convolutional(LocalLoss, synthesizers.Critic((2,), batch_normalization=False, pool_size=2), **CUT),
+        **IMAGES,
+        tried="half",
+    ),
     "local, label vectors": Row(
         dense(LocalLoss, synthesizers.Critic(()), mix=0.5, update_period=3, **BITS), bits=True
     ),
