@@ -3,6 +3,7 @@
     python -m examples.cifar10 --arm all
     python -m examples.cifar10 --arm sg --iterations 1950
     python -m examples.cifar10 --network deep --arm critic-sobolev
+    python -m examples.cifar10 --recipe local
     python -m examples.cifar10 --data cifar10.npz
     python -m examples.cifar10 --plot runs/cifar10
 
@@ -106,6 +107,15 @@ PARSER.add_argument(
     help="arguments of what predicts, in the arms sg* of keras_sg.synthesizers.Conv, else of Critic; or a "
     "list of them, one an interface",
 )
+
+
+POOLED = '[{"widths": 64, "pool_size": 4}, {"widths": 64, "pool_size": 2}, {"widths": 64, "pool_size": 4}]'
+# "local": local losses with heads that were chosen on held-out images.
+RECIPES = {
+    "local": "--network deep --arm local --iterations 1170 --batch-size 128 --learning-rate 1e-3 "
+    f"--synthesizer-learning-rate 1e-3 --decay cosine --synthesizer '{POOLED}'",
+}
+images.add_recipes(PARSER, RECIPES)
 
 
 def recipes(arm, args, count):

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 
 import keras
 
@@ -72,6 +73,29 @@ def parser(name, description, arms):
     parser.add_argument("--overwrite", action="store_true", help="drop the results that are there")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FOLDER", help="only redraw FOLDER/accuracy.png")
     return parser
+
+
+def add_recipes(parser, recipes):
+    """Give a command line the option --recipe.
+
+    Args:
+        parser: what parses it.
+        recipes: by name, the options that one stands for, as they would be typed; those that are given
+            behind it win.
+    """
+
+    class Recipe(argparse.Action):
+        def __call__(self, parser, namespace, value, option_string=None):
+            parser.parse_args(shlex.split(recipes[value]), namespace)
+
+    parser.add_argument(
+        "--recipe",
+        action=Recipe,
+        choices=recipes,
+        default=argparse.SUPPRESS,
+        help="; ".join(f"{name} stands for {options}" for name, options in recipes.items())
+        + "; give others after",
+    )
 
 
 # What the command line says that does not change a result.

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -276,6 +277,16 @@ def test_cifar10_synthesizers(tmp_path, capsys):
     wrong = """expected a JSON object, such as '{"kernel_size": 3}', or a list of them, received 3"""
     assert wrong in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_recipes_are_options_that_others_overrule(name):
+    module = importlib.import_module(f"examples.{name}")
+    for recipe, options in module.RECIPES.items():
+        args = module.PARSER.parse_args(["--recipe", recipe, "--iterations", "3"])
+        typed = module.PARSER.parse_args([*shlex.split(options), "--iterations", "3"])
+        assert vars(args) == vars(typed) and args.iterations == 3
+        assert module.build(args.arm, args).interfaces
 
 
 def test_a_batch_larger_than_the_data(monkeypatch, tmp_path):
