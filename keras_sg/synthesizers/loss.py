@@ -84,7 +84,8 @@ class Critic(Synthesizer):
             with features last, rather than one an example; its loss is the mean over the positions that
             count.
         pool_size: positive integer: behind the convolutions, means over windows of so many positions along
-            each axis take their place; those that do not fill a window are left out. 1 for none.
+            each axis take their place; those that do not fill a window are left out. 1 for none. Where
+            lengths are not known, the mean is over all positions anyway.
 
     Raises:
         ValueError: an argument is not as described; or, when an interface is built with it, that
@@ -160,21 +161,21 @@ class Critic(Synthesizer):
         else:
             convolution = convolution_for(shape, self.kernel_size, self.data_format)
             layers += body(convolution, self.widths, self.batch_normalization, self.axis)
-            layers += self._pooling(shape)
             if not self.per_position:
-                layers.append(_Mean(self.axis) if None in shape[1:] else MaskedFlatten())
+                layers += [_Mean(self.axis)] if None in shape[1:] else self._flattening(shape)
         body_of_it = keras.Sequential([*layers, keras.layers.Dense(label.size)], name="body")
         return CriticLayer(body_of_it, loss, self.per_position)
 
-    def _pooling(self, shape: Shape) -> list[keras.Layer]:
+    def _flattening(self, shape: Shape) -> list[keras.Layer]:
         positions = shape[1:-1] if self.axis == -1 else shape[2:]
-        if any(size is not None and size < self.pool_size for size in positions):
+        if min(positions) < self.pool_size:
             raise ValueError(
                 "A critic pools windows that fit into the interface: `pool_size` must not exceed its "
                 f"lengths, {positions}. Received: pool_size={self.pool_size} at an interface of shape "
                 f"{tuple(shape)}."
             )
-        return [MaskedAveragePooling(self.pool_size, self.data_format)] if self.pool_size > 1 else []
+        pooling = [MaskedAveragePooling(self.pool_size, self.data_format)] if self.pool_size > 1 else []
+        return [*pooling, MaskedFlatten()]
 
     def get_config(self) -> Config:
         names = ["widths", "kernel_size", "batch_normalization", "loss", "data_format", "per_position"]

@@ -124,7 +124,7 @@ class MaskedAveragePooling(keras.layers.Layer):
         if mask is None:
             return self._pooled(inputs)
         counts = ops.cast(mask, inputs.dtype)[..., None]
-        return ops.divide_no_nan(self._pooled(inputs * counts), self._pooled(counts))
+        return ops.divide_no_nan(self._pooled(zero_masked(inputs, mask)), self._pooled(counts))
 
     def _pooled(self, inputs: Tensor) -> Tensor:
         return ops.average_pool(inputs, self.pool_size, strides=self.pool_size, data_format=self.data_format)
