@@ -65,15 +65,13 @@ def build(network, arm, blocks=8, rank=None):
     each = count // blocks
     parts = [[*map(layer, range(at, at + each))] for at in range(0, count, each)]
     with keras.RematScope(mode="full") if arm == "rematerialized" else contextlib.nullcontext():
-        blocks = [
-            keras.Sequential(itertools.chain(*part), name=f"block{at}") for at, part in enumerate(parts)
-        ]
+        made = [keras.Sequential(itertools.chain(*part), name=f"block{at}") for at, part in enumerate(parts)]
     top = [layers.GlobalAveragePooling2D()] if network == "convolutional" else []
-    model = keras.Sequential([keras.Input(shape), *blocks, *top, layers.Dense(CLASSES, name="logits")])
+    model = keras.Sequential([keras.Input(shape), *made, *top, layers.Dense(CLASSES, name="logits")])
     options = {}
     if ARMS[arm]:
         linear = keras_sg.synthesizers.Linear(rank)
-        model = keras_sg.decouple(model, [block.name for block in blocks[:-1]], synthesizer=linear)
+        model = keras_sg.decouple(model, [block.name for block in made[:-1]], synthesizer=linear)
         options["schedule"] = ARMS[arm]
     # XLA's convolutions are slow on a CPU without JAX.
     compiled = keras.backend.backend() != "torch" and (keras.backend.backend() == "jax" or network == "dense")

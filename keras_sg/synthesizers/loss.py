@@ -178,8 +178,9 @@ class Critic(Synthesizer):
         return [*pooling, MaskedFlatten()]
 
     def get_config(self) -> Config:
-        names = ["widths", "kernel_size", "batch_normalization", "loss", "data_format", "per_position"]
-        return {name: getattr(self, name) for name in [*names, "pool_size"]}
+        sizes = ("widths", "kernel_size", "pool_size")
+        names = ("batch_normalization", "loss", "data_format", "per_position")
+        return {name: getattr(self, name) for name in (*sizes, *names)}
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
