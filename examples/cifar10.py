@@ -58,18 +58,18 @@ INTERFACES = {
 }
 
 
-def r2rt(filters):
+def r2rt(filters, momentum):
     """The modules that end at an interface, and the layers above them, below the read-out."""
-    cut = [images.convolution(filters, f"block{number}", first=number == 1) for number in (1, 2)]
+    cut = [images.convolution(filters, f"block{number}", number == 1, momentum) for number in (1, 2)]
     return cut, keras.layers.Flatten()
 
 
-def deep(filters):
+def deep(filters, momentum):
     """As `r2rt`: four blocks of two convolutions, of which the last ends at no interface."""
     pools = [keras.layers.MaxPooling2D() for _ in range(3)] + [keras.layers.GlobalAveragePooling2D()]
     widths = (filters, 2 * filters, 4 * filters, 4 * filters)
     blocks = [
-        images.block(width, pool, f"block{number}")
+        images.block(width, pool, f"block{number}", momentum)
         for number, (width, pool) in enumerate(zip(widths, pools, strict=True), start=1)
     ]
     return blocks[:-1], blocks[-1]
@@ -98,6 +98,13 @@ PARSER.add_argument(
     "--filters",
     type=runs.positive,
     help="channels of r2rt's two blocks (by default 128), or of the first of the deep network's (16)",
+)
+PARSER.add_argument(
+    "--momentum",
+    type=runs.share,
+    default=images.MOMENTUM,
+    help="of the moving averages of BatchNormalization, by which a network is measured; nothing trains by "
+    "them (default: %(default)s)",
 )
 PARSER.add_argument(
     "--synthesizer",
@@ -139,7 +146,7 @@ def recipes(arm, args, count):
 def build(arm, args=None):
     """The network of one arm, compiled; with the default arguments, r2rt's."""
     args = args or PARSER.parse_args([])
-    cut, above = NETWORKS[args.network](args.filters or FILTERS[args.network])
+    cut, above = NETWORKS[args.network](args.filters or FILTERS[args.network], args.momentum)
     inputs = hidden = keras.Input((32, 32, 3))
     for module, recipe in zip(cut, recipes(arm, args, len(cut))):
         hidden = INTERFACES[arm](module, recipe, **images.options(args))(hidden)
@@ -151,7 +158,7 @@ def build(arm, args=None):
 def main(argv=None):
     args = PARSER.parse_args(argv)
     args.filters = args.filters or FILTERS[args.network]
-    cut, _ = NETWORKS[args.network](args.filters)
+    cut, _ = NETWORKS[args.network](args.filters, args.momentum)
     for arm in INTERFACES if args.arm == "all" else [args.arm]:
         recipes(arm, args, len(cut))  # What it refuses, it refuses before anything is trained.
     blocks = {"r2rt": "two convolutional blocks of", "deep": "eight convolutions, the first of"}

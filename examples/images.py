@@ -9,6 +9,8 @@ import keras
 import keras_sg
 from examples import data, runs
 
+MOMENTUM = 0.99  # of the moving averages of BatchNormalization: Keras's
+
 SCHEDULES = {
     "together": lambda: "together",
     "in_turn": lambda: "in_turn",
@@ -180,25 +182,25 @@ def dense(units, name):
     return keras.Sequential(layers, name=name)
 
 
-def convolution(filters, name, first):
+def convolution(filters, name, first, momentum=MOMENTUM):
     """A module: a 5 x 5 convolution, BatchNormalization, ReLU and pooling (in the first, by the maximum)."""
     pool = keras.layers.MaxPooling2D if first else keras.layers.AveragePooling2D
     layers = [
         keras.layers.Conv2D(filters, 5, padding="same"),
-        keras.layers.BatchNormalization(),
+        keras.layers.BatchNormalization(momentum=momentum),
         keras.layers.ReLU(),
         pool(3, 3),
     ]
     return keras.Sequential(layers, name=name)
 
 
-def block(filters, pool, name):
+def block(filters, pool, name, momentum=MOMENTUM):
     """A module: twice a 3 x 3 convolution, BatchNormalization and ReLU; then a pooling layer."""
     layers = []
     for _ in range(2):
         layers += [
             keras.layers.Conv2D(filters, 3, padding="same"),
-            keras.layers.BatchNormalization(),
+            keras.layers.BatchNormalization(momentum=momentum),
             keras.layers.ReLU(),
         ]
     return keras.Sequential([*layers, pool], name=name)

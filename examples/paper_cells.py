@@ -11,7 +11,7 @@ import keras
 import keras_sg
 from examples import data, images
 
-ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local", "feedback")
+ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local", "feedback", "sg-input")
 LAYERS = {"fcn": (3, 4, 5, 6, 21), "cnn": (3, 4)}
 SHAPES = {
     ("mnist", "fcn"): (784,),
@@ -56,7 +56,7 @@ RECIPES = {
             learning_rate=3e-5,
             synthesizer_learning_rate=None,
             decay="steps",
-            synthesizer={"mnist": (1024, 1024), "cifar10": (4000,)} if arm == "sg" else (),
+            synthesizer={"mnist": (1024, 1024), "cifar10": (4000,)} if arm in ("sg", "sg-input") else (),
         )
         for arm in ARMS
     },
@@ -65,6 +65,14 @@ RECIPES = {
         ("sg-conditional", "fcn", 21): SLOW,
         "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
         **{("sg", "fcn", layers): dict(SLOW, synthesizer=(1024, 1024)) for layers in (3, 4)},
+        "sg-input": dict(
+            FAST,
+            iterations=14_040,
+            batch_size=256,
+            learning_rate=3e-4,
+            synthesizer_learning_rate=3e-3,
+            synthesizer=(256, 256),
+        ),
         **{arm: FAST for arm in ("no-backprop", "backprop", "local", "feedback")},
     },
 }
@@ -99,11 +107,11 @@ def cells(args):
                 f"the classifier counted. Received: --layers {layers}"
             )
     groups = (
-        ("fcn", (6, 5, 4, 3), ("sg-conditional", "sg")),
+        ("fcn", (6, 5, 4, 3), ("sg-conditional", "sg", "sg-input")),
         ("fcn", (21,), ("sg-conditional",)),
         ("fcn", (6, 5, 4, 3), ("backprop", "local", "feedback", "no-backprop")),
-        ("fcn", (21,), ("backprop", "sg", "local", "feedback", "no-backprop")),
-        ("cnn", (3, 4), ("sg-conditional", "sg", "backprop", "local", "feedback", "no-backprop")),
+        ("fcn", (21,), ("backprop", "sg", "sg-input", "local", "feedback", "no-backprop")),
+        ("cnn", (3, 4), ("sg-conditional", "sg", "sg-input", "backprop", "local", "feedback", "no-backprop")),
     )
     found = []
     for dataset, (network, layers, arms) in itertools.product(args.data, groups):
@@ -131,10 +139,14 @@ def cut(module, cell, hidden):
     if cell.arm == "feedback":
         feedback = keras_sg.synthesizers.Feedback(seed=cell.seed)
         return keras_sg.SyntheticGradient(module, feedback, num_classes=data.CLASSES)
-    dense = keras_sg.synthesizers.MLP(hidden) if hidden else "linear"
+    recipe = keras_sg.synthesizers.MLP(hidden) if hidden else "linear"
+    recipe = recipe if cell.network == "fcn" else "conv"
+    if cell.arm == "sg-input":
+        context = None if cell.network == "fcn" else "conv"
+        recipe = keras_sg.synthesizers.WithInput(recipe, SHAPES[cell.data, cell.network], context)
     return keras_sg.SyntheticGradient(
         module,
-        dense if cell.network == "fcn" else "conv",
+        recipe,
         num_classes=data.CLASSES if cell.arm == "sg-conditional" else None,
     )
 

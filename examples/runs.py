@@ -133,6 +133,14 @@ def whole(text):
     return 0 if text == "0" else positive(text)
 
 
+def share(text):
+    """An `argparse` type: a number of at least 0, below 1."""
+    value = float(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, below 1, received {text}")
+    return value
+
+
 def positive(text):
     """An `argparse` type: an integer of at least 1."""
     number = int(text)

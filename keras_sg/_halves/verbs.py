@@ -171,11 +171,12 @@ def _check_cut(model: keras.Model, at: Any) -> Interface:
             f"Interface {cut.name!r} (of type {type(cut).__name__}) lies between windows of time, not "
             f"between layers. Split at another. Received: at={at!r}."
         )
-    predicted = [interface.name for interface in model.interfaces if interface.synthetic_input is not None]
-    if predicted:
+    seeing = [interface.name for interface in model.interfaces if interface.needs_input]
+    if seeing:
         raise ValueError(
-            f"The interfaces {predicted} are predicted from the network's input (synthetic_input), which the "
-            "upper half has not. Leave synthetic_input out: a message has to come anyhow. "
+            f"At the interfaces {seeing} something is predicted from the network's input (synthetic_input, "
+            "or a synthesizer WithInput), which the upper half has not. Leave synthetic_input out, for a "
+            "message has to come anyhow, and take synthesizers that see no input. "
             f"Received: at={at!r}."
         )
     if told := [interface.name for interface in model.interfaces if interface.of_error]:

@@ -6,7 +6,7 @@ import numbers
 
 import keras
 
-from keras_sg._types import Nested
+from keras_sg._types import Nested, Shape
 
 
 def check_inputs(layer: keras.Layer) -> None:
@@ -48,6 +48,26 @@ def check_error(name: str, size: int, model: keras.Model) -> None:
             f"one, of {size} numbers (num_classes or label_size of the interface). Received: "
             f"model {model.name!r} with outputs of shapes {[(None, *size) for size in sizes]}."
         )
+
+
+def network_input(name: str, reads: str, way_out: str, model: keras.Model) -> Shape:
+    """The shape of a model's input, or a `ValueError` unless that is one tensor of floats.
+
+    Args:
+        name: of what reads it.
+        reads: what it does with it.
+        way_out: what to do where the input is another.
+        model: the model.
+    """
+    dtypes = [keras.backend.standardize_dtype(x.dtype) for x in model.inputs]
+    if len(dtypes) != 1 or "float" not in dtypes[0]:
+        raise ValueError(
+            f"{name!r} {reads} the network's input, which has to be one tensor "
+            "of floats. Join several inputs into one; make an embedding of tokens, or whatever turns "
+            f"integers into floats, part of the data, or {way_out}. Received: model "
+            f"{model.name!r} with inputs {[(tuple(x.shape), x.dtype) for x in model.inputs]}."
+        )
+    return tuple(model.inputs[0].shape)
 
 
 def check_period(update_period: int) -> int:

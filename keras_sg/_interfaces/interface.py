@@ -33,6 +33,7 @@ class Interface(InFiles, Predicting, keras.layers.Wrapper):
         synthetic_input: the `SyntheticInput` that predicts the interface from the network's input,
             on which the module above trains; None where that trains on the interface.
         labels_from: where in `y` the label is; see `DecoupledModel`, which sets it. None: nowhere else.
+        may_see_input: whether its synthesizer may see the network's input, too.
         between_layers: whether it is between a module and the next, so that it is of no use as an output of
             a model, and one batch is enough to tell the true gradient at it.
         own_arguments: names of the call arguments that the wrapped layer does not know.
@@ -40,6 +41,7 @@ class Interface(InFiles, Predicting, keras.layers.Wrapper):
 
     predicts_loss = False
     fits_loss = False
+    may_see_input = False
     between_layers = True
     own_arguments: tuple[str, ...] = ()
 
@@ -70,6 +72,12 @@ class Interface(InFiles, Predicting, keras.layers.Wrapper):
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self._recipe: Any = synthesizers.get(synthesizer)
+        if self.sees_input and not self.may_see_input:
+            raise ValueError(
+                f"What predicts at a {type(self).__name__} sees the interface, not the network's input: its "
+                "gradient by the interface is what the module learns from. WithInput is for a "
+                f"keras_sg.SyntheticGradient. Received: {synthesizer!r}."
+            )
         unit_labels = getattr(self._recipe, "unit_labels", False)
         self.label = labels.kind(num_classes, label_size, unit_labels, self.compute_dtype)
         self.num_classes = None if num_classes is None else int(num_classes)
@@ -122,6 +130,16 @@ class Interface(InFiles, Predicting, keras.layers.Wrapper):
     def of_error(self) -> bool:
         """Whether the module receives what is made of the error of the model's output, and nothing learns."""
         return getattr(self.synthesizer or self._recipe, "of_error", False)
+
+    @property
+    def sees_input(self) -> bool:
+        """Whether the synthesizer sees the network's input next to the interface."""
+        return getattr(self._recipe, "sees_input", False)
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether anything at the interface is predicted from the network's input."""
+        return self.sees_input or self.synthetic_input is not None
 
     @property
     def needed_label(self) -> labels.Label | None:
@@ -193,8 +211,11 @@ class Interface(InFiles, Predicting, keras.layers.Wrapper):
         """Be told what model it is in, as it trains; build what predicts the interface from a model's input.
 
         Raises:
-            ValueError: it cannot be predicted from that model's input, or receive the error of its outputs.
+            ValueError: it cannot be predicted from that model's input, or receive the error of its outputs;
+                or its synthesizer sees another input.
         """
+        if self.sees_input:
+            self._check_seen_input(model)
         if self.synthetic_input is not None:
             self.synthetic_input.enter(model, self._shape)
         if not self.of_error or self.label is None:

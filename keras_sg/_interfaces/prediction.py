@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, labels, synthesizers
+from keras_sg._interfaces import checks
 from keras_sg._interfaces.step import Step
 from keras_sg._interfaces.weights import Weight
 from keras_sg._types import Mixin, Nested, Shape, Tensor
@@ -39,12 +40,45 @@ class Predicting(Mixin):
     def _seen_by_synthesizer(self, shape: Shape) -> Nested:
         """What the synthesizer is called with at an interface of this shape, as symbolic tensors."""
         label = () if self.label is None else (self.label.size,)
+        seen: Nested
         if self._label_apart:
-            shapes = [shape, (None, *label)]
-            return [keras.KerasTensor(shape, self.compute_dtype) for shape in shapes]
-        seen = list(shape)
-        seen[self.feature_axis] += sum(label)
-        return keras.KerasTensor(seen, self.compute_dtype)
+            seen = [keras.KerasTensor(each, self.compute_dtype) for each in (shape, (None, *label))]
+        else:
+            features = list(shape)
+            features[self.feature_axis] += sum(label)
+            seen = keras.KerasTensor(features, self.compute_dtype)
+        if not self.sees_input:
+            return seen
+        return [keras.KerasTensor(self._recipe.shape_at(shape), self.compute_dtype), seen]
+
+    def _check_seen_input(self, model: keras.Model) -> None:
+        """Raise `ValueError` unless a model's input is the one that the synthesizer was made to see."""
+        way_out = "take a synthesizer that does not see it"
+        given = checks.network_input(self.name, "has a synthesizer that sees", way_out, model)
+        expected = self._recipe.input_shape
+        if len(given[1:]) != len(expected) or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(given[1:], expected)
+        ):
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} was made to see inputs of shape {expected} "
+                f"(input_shape of WithInput). Received: model {model.name!r} with inputs of shape "
+                f"{given[1:]}."
+            )
+
+    def _input_rows(self, h: Tensor, weight: Weight | None, step: Step | None) -> Tensor:
+        """The network's input as the synthesizer sees it: zero in examples that do not count."""
+        if step is None:
+            raise ValueError(
+                f"The synthesizer of interface {self.name!r} sees the network's input, which it only has "
+                f"from the training step of a keras_sg.DecoupledModel. {WAYS_OUT} Received: a training call "
+                "without a training step."
+            )
+        x = step.matching(step.inputs, h, self.name, "inputs")
+        x = ops.stop_gradient(ops.cast(x, self.compute_dtype))
+        if weight is None:
+            return x
+        counts = ops.reshape(weight.counting_examples, (-1, *(1,) * (len(x.shape) - 1)))
+        return ops.where(counts, x, ops.zeros_like(x))
 
     def _make_synthesizer(self, shape: Shape) -> keras.Layer:
         own = isinstance(self._recipe, synthesizers.Synthesizer)
@@ -90,14 +124,18 @@ class Predicting(Mixin):
             inputs = [h, rows] if self._label_apart else labels.append(h, rows, self.feature_axis)
         if weight is not None and self._takes_mask:
             _keras.with_mask(h if self._label_apart and rows is not None else inputs, weight.mask(h))
+        if self.sees_input:
+            inputs = [self._input_rows(h, weight, step), inputs]
         return self.synthesizer(inputs, training=True) if step is None else step.predict(self, inputs)
 
     @functools.cached_property
     def _takes_mask(self) -> bool:
         """Whether the synthesizer can be told what counts, by a mask, for the statistics that it takes."""
-        layers = [self.synthesizer, *_keras.sublayers(self.synthesizer)]
+        # What makes a context of the network's input has positions of its own.
+        told = self.synthesizer.synthesizer if self.sees_input else self.synthesizer
+        layers = [told, *_keras.sublayers(told)]
         # What holds layers hands the mask on to them; Keras would warn. So does the synthesizer itself.
-        holders = [layer for layer in layers if _keras.is_graph(layer) or layer is self.synthesizer]
+        holders = [layer for layer in layers if _keras.is_graph(layer) or layer is told]
         inner = [
             layer
             for layer in layers

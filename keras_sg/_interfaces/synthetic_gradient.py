@@ -96,6 +96,8 @@ class SyntheticGradient(Interface):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, section 2.1; appendix A (complete unlock).
     """
 
+    may_see_input = True
+
     def __init__(
         self,
         layer: keras.Layer,

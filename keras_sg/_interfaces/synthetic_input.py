@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sg import _keras, synthesizers
+from keras_sg._interfaces import checks
 from keras_sg._optimizers import owners
 from keras_sg._types import Config, Shape, Tensor
 from keras_sg.synthesizers import inputs as recipes
@@ -46,15 +47,9 @@ class SyntheticInput(keras.layers.Layer):
             ValueError: the model has several inputs or one that is not of floats; or what is made does not
                 predict that shape; or it was built for another input.
         """
-        dtypes = [keras.backend.standardize_dtype(x.dtype) for x in model.inputs]
-        if len(dtypes) != 1 or "float" not in dtypes[0]:
-            raise ValueError(
-                f"{self.name!r} predicts an interface from the network's input, which has to be one tensor "
-                "of floats. Join several inputs into one; make an embedding of tokens, or whatever turns "
-                "integers into floats, part of the data, or leave synthetic_input out. Received: model "
-                f"{model.name!r} with inputs {[(tuple(x.shape), x.dtype) for x in model.inputs]}."
-            )
-        (given,) = (tuple(x.shape) for x in model.inputs)
+        given = checks.network_input(
+            self.name, "predicts an interface from", "leave synthetic_input out", model
+        )
         if not self.built:
             self.build(given, shape)
         elif given[1:] != self.given[1:]:

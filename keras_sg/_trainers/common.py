@@ -14,14 +14,14 @@ from keras_sg._types import Nested, Tensor
 
 def given(model: keras.Model, x: Nested, y: Nested, sample_weight: Nested) -> dict[str, Any]:
     """What a batch hands down to the interfaces, as arguments of `Step`: labels, what counts, the input."""
-    predicted = any(interface.synthetic_input is not None for interface in model.interfaces)
+    seen = any(interface.needs_input for interface in model.interfaces)
     y, sample_weight = joined(y), joined(sample_weight)
     return {
         "labels": model.labels_from(y),
         "ignored": weights.ignored(model),
         "weights": weights.of_outputs(model, y, sample_weight),
         "reached": model.outputs_of_interfaces,
-        "inputs": _keras.inputs_of(model, x)[0] if predicted else None,
+        "inputs": _keras.inputs_of(model, x)[0] if seen else None,
     }
 
 

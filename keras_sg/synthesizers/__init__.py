@@ -47,6 +47,7 @@ from keras_sg.synthesizers.recipe import Synthesizer as Synthesizer
 from keras_sg.synthesizers.recipe import copy_of as copy_of
 from keras_sg.synthesizers.recipe import deserialize as deserialize
 from keras_sg.synthesizers.recipe import serialize as serialize
+from keras_sg.synthesizers.with_input import WithInput as WithInput
 
 # What `get` understands.
 Identifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape], keras.Layer] | Config
