@@ -191,6 +191,14 @@ def test_existing_model():
     assert "sg_cosine" in fit(model).history
 
 
+@pytest.mark.parametrize("num_classes", [None, CLASSES])
+def test_low_rank(num_classes):
+    model = mlp(1, num_classes, synthesizer=WithInput(Linear(rank=2), (FEATURES,)))
+    reduce, expand, *_ = model.interfaces[0].synthesizer.get_weights()
+    assert (reduce.shape, expand.shape) == ((5 + FEATURES, 2), (2, 5))
+    fit(model)
+
+
 def test_recipe():
     recipe = WithInput(Linear(), [4, None], context="conv")
     again = keras_sg.synthesizers.get(keras_sg.synthesizers.serialize(recipe))

@@ -47,7 +47,7 @@ class Linear(Synthesizer):
         self.rank = None if rank is None else check_count("rank", rank)
 
     def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
-        return _zero_dense(shape[-1], name="linear") if self.rank is None else LowRank(self.rank)
+        return _zero_dense(shape[-1], name="linear") if self.rank is None else LowRank(self.rank, shape[-1])
 
     def get_config(self) -> Config:
         return {"rank": self.rank}
@@ -55,22 +55,23 @@ class Linear(Synthesizer):
 
 @keras.saving.register_keras_serializable(package="keras_sg")
 class LowRank(keras.layers.Layer):
-    """`h`, or `[h, label]`, to `(h A) B + y V + b` in the shape of `h`; see `Linear`."""
+    """`h`, or `[h, label]`, to `(h A) B + y V + b`, with so many features or those of `h`; see `Linear`."""
 
     label_apart = True
     per_position = True
 
-    def __init__(self, rank: int, name: str = "linear", **kwargs: Any) -> None:
+    def __init__(self, rank: int, features: int | None = None, name: str = "linear", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self.rank = rank
+        self.rank, self.features = rank, features
 
     def build(self, input_shape: Any) -> None:
         conditional = isinstance(input_shape[0], (list, tuple))
         shape, label = input_shape if conditional else (input_shape, None)
+        self.features = self.features or shape[-1]
         self.reduce = self.add_weight((shape[-1], self.rank), "glorot_uniform", name="reduce")
-        self.expand = self.add_weight((self.rank, shape[-1]), "zeros", name="expand")
-        self.bias = self.add_weight((shape[-1],), "zeros", name="bias")
-        self.label = label and self.add_weight((label[-1], shape[-1]), "zeros", name="label")
+        self.expand = self.add_weight((self.rank, self.features), "zeros", name="expand")
+        self.bias = self.add_weight((self.features,), "zeros", name="bias")
+        self.label = label and self.add_weight((label[-1], self.features), "zeros", name="label")
 
     def call(self, inputs: Nested) -> Tensor:
         h, label = (inputs, None) if self.label is None else inputs
@@ -79,14 +80,15 @@ class LowRank(keras.layers.Layer):
             return predicted
         of_label = ops.matmul(label, self.label)
         if len(label.shape) < len(h.shape):  # the same at every position between the batch and the features
-            of_label = ops.reshape(of_label, (-1, *[1] * (len(h.shape) - 2), h.shape[-1]))
+            of_label = ops.reshape(of_label, (-1, *[1] * (len(h.shape) - 2), self.features))
         return predicted + of_label
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
-        return tuple(input_shape if self.label is None else input_shape[0])
+        shape = input_shape if self.label is None else input_shape[0]
+        return (*shape[:-1], self.features or shape[-1])
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "rank": self.rank}
+        return {**super().get_config(), "rank": self.rank, "features": self.features}
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")

@@ -6,7 +6,7 @@ one have. It knows them from what it sees; and the input does not change while t
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
@@ -84,7 +84,7 @@ class WithInput(Synthesizer):
             length if length is None else check_count("input_shape", length) for length in input_shape
         )
         self.context: Any = None if context is None else get_input(context)
-        self.axis = self.synthesizer.axis
+        self.axis, self.unit_labels = self.synthesizer.axis, self.synthesizer.unit_labels
 
     def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
         given = (None, *self.input_shape)
@@ -120,16 +120,9 @@ class WithInput(Synthesizer):
             "context": context,
         }
 
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        return cls(**config)
 
-
-@keras.saving.register_keras_serializable(package="keras_sg")
 class SeesInput(keras.layers.Layer):
     """`[x, h]`, or `[x, [h, label]]`, to what a synthesizer says of `[h, context(x)]`; see `WithInput`."""
-
-    sees_input = True
 
     def __init__(
         self,
@@ -159,18 +152,6 @@ class SeesInput(keras.layers.Layer):
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         return None
-
-    def get_config(self) -> Config:
-        parts = {name: getattr(self, name) for name in ("synthesizer", "context")}
-        made = {name: None if part is None else serialize(part) for name, part in parts.items()}
-        return {**super().get_config(), **made, "axis": self.axis}
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        config = dict(config)
-        for name in ("synthesizer", "context"):
-            config[name] = None if config[name] is None else deserialize(config[name])
-        return cls(**config)
 
 
 def _positions(shape: Shape, axis: int) -> Shape:

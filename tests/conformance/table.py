@@ -34,6 +34,8 @@ IMAGES = dict(shape=(4, 4, 1))
 MLP = synthesizers.MLP((4,))
 CONV = synthesizers.Conv(depth=1, filters=2, kernel_size=3)
 SMALL = synthesizers.InputConv(filters=2, kernel_size=3, batch_normalization=False)
+PLAIN = synthesizers.MLP((4,), batch_normalization=False)
+SEEN = synthesizers.InputMLP((4,), batch_normalization=False)
 VALUE = synthesizers.Value((4,), batch_normalization=False)
 CRITIC = synthesizers.Critic((4,), kernel_size=3, batch_normalization=False)
 
@@ -251,6 +253,15 @@ ROWS = {
     ),
     "synthetic input, conv": Row(
         convolutional(SyntheticGradient, CONV, synthetic_input=SMALL, **CUT), **IMAGES, tried="half"
+    ),
+    "with the input": Row(
+        dense(SyntheticGradient, synthesizers.WithInput(PLAIN, (FEATURES,), SEEN), count=2),
+        tried="xla steps mirrored half export accumulation killed",
+    ),
+    "conv, with the input, update period": Row(
+        convolutional(SyntheticGradient, synthesizers.WithInput(CONV, (4, 4, 1)), update_period=3, **CUT),
+        **IMAGES,
+        tried="xla half",
     ),
     "feedback": Row(
         dense(SyntheticGradient, synthesizers.Feedback(seed=0), count=2, **CUT),

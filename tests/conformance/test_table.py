@@ -56,7 +56,7 @@ def test_every_synthesizer_is_there_with_every_kind_of_label(models):
     for interface in interfaces:
         recipe = synthesizers.get(predicting(interface.get_config()))
         found[type(recipe)].add(type(interface.label).__name__)
-    assert set(found) == {*synthesizers.RECIPES.values(), synthesizers.Existing}
+    assert set(found) == {*synthesizers.RECIPES.values(), synthesizers.Existing, synthesizers.WithInput}
     for identifier, recipe in synthesizers.RECIPES.items():
         needed = {"Classes"} if identifier in ("critic", "feedback") else {"NoneType", "Classes"}
         assert needed <= found[recipe], identifier
