@@ -430,6 +430,19 @@ def test_numbers_must_be_positive(option, capsys):
     assert f"argument {option}: expected an integer of at least 1, received 0" in capsys.readouterr().err
 
 
+def test_momentum(capsys):
+    """It is that of the modules' BatchNormalization, in both networks."""
+    cifar10 = importlib.import_module("examples.cifar10")
+    for network in cifar10.NETWORKS:
+        model = cifar10.build("sg", cifar10.PARSER.parse_args(["--network", network, "--momentum", "0.8"]))
+        for cut in model.interfaces:
+            layers = cut.layer.layers
+            assert {layer.momentum for layer in layers if hasattr(layer, "momentum")} == {0.8}
+    with pytest.raises(SystemExit):
+        cifar10.main(["--momentum", "1"])
+    assert "argument --momentum: expected a number of at least 0, below 1" in capsys.readouterr().err
+
+
 def test_help(capsys):
     for name in ("quickstart", "mnist", "cifar10", "sparse_updates", "binary_addition"):
         with pytest.raises(SystemExit) as stop:

@@ -108,7 +108,12 @@ def test_arms(paper):
         "sg-conditional": {"SyntheticGradient"},
         "local": {"LocalLoss"},
         "feedback": {"SyntheticGradient"},
+        "sg-input": {"SyntheticGradient"},
     }
+    seeing = {
+        arm: [cut.sees_input for cut in built(paper, "mnist", "fcn", 3, arm).interfaces] for arm in kinds
+    }
+    assert [arm for arm, found in seeing.items() if any(found)] == ["sg-input"] and all(seeing["sg-input"])
     assert count(built(paper, "mnist", "fcn", 4, "no-backprop").trainable_variables) == 2570
     assert all(cut.label is None for cut in built(paper, "mnist", "fcn", 3, "sg").interfaces)
 
@@ -168,7 +173,8 @@ def test_cells_are_run_once(paper, few, capsys, eager):
         "sg",
         "sg-conditional",
         "local",
-        "feedback |",
+        "feedback",
+        "sg-input |",
     ]
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         *(f"| FCN {layers}" for layers in (3, 4, 5, 6, 21)),
@@ -260,7 +266,7 @@ BAD = {
         r"have 3 or 4 layers \(cnn\).*: --layers 5",
     ),
     "two layers": (["--layers", "2"], r"\(fcn, cnn\), the classifier counted\. Received: --layers 2"),
-    "nothing picked": ([], r"all 126 cells: say --all"),
+    "nothing picked": ([], r"all 147 cells: say --all"),
     "two data sets in a file": (
         ["--all", "--npz", "x.npz", "--data", "mnist", "cifar10"],
         "--npz is one data set",
@@ -286,10 +292,10 @@ def test_the_order_of_cells(paper):
     """The arms that the table is about come first, all depths of a seed before the next seed."""
     args = paper.parser().parse_args(["--all"])
     found = paper.cells(args)
-    assert len(found) == len(set(found)) == 3 * 6 * 7
-    assert {cell.arm for cell in found[:24]} == {"sg", "sg-conditional"}
-    assert [cell.seed for cell in found[:24]] == [1] * 8 + [2] * 8 + [3] * 8
-    assert {cell.layers for cell in found[24:27]} == {21}
+    assert len(found) == len(set(found)) == 3 * 7 * 7
+    assert {cell.arm for cell in found[:36]} == {"sg", "sg-conditional", "sg-input"}
+    assert [cell.seed for cell in found[:36]] == [1] * 12 + [2] * 12 + [3] * 12
+    assert {cell.layers for cell in found[36:39]} == {21}
 
 
 def test_help(paper, capsys):

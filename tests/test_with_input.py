@@ -262,7 +262,7 @@ def test_plain_model():
     h = keras_sg.SyntheticGradient(keras.layers.Dense(4), LINEAR)(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2)(h))
     model.compile("sgd", "mse", run_eagerly=True)
-    with pytest.raises(ValueError, match="which it only has from the training step of"):
+    with pytest.raises(ValueError, match="which nothing but the training step of"):
         model.fit(np.ones((4, FEATURES)), np.ones((4, 2)), verbose=0)
 
 

@@ -69,9 +69,9 @@ class Predicting(Mixin):
         """The network's input as the synthesizer sees it: zero in examples that do not count."""
         if step is None:
             raise ValueError(
-                f"The synthesizer of interface {self.name!r} sees the network's input, which it only has "
-                f"from the training step of a keras_sg.DecoupledModel. {WAYS_OUT} Received: a training call "
-                "without a training step."
+                f"The synthesizer of interface {self.name!r} sees the network's input, which nothing but the "
+                f"training step of a keras_sg.DecoupledModel hands to it. {WAYS_OUT} Received: a training "
+                "call without a training step."
             )
         x = step.matching(step.inputs, h, self.name, "inputs")
         x = ops.stop_gradient(ops.cast(x, self.compute_dtype))

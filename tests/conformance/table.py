@@ -34,6 +34,7 @@ IMAGES = dict(shape=(4, 4, 1))
 MLP = synthesizers.MLP((4,))
 CONV = synthesizers.Conv(depth=1, filters=2, kernel_size=3)
 SMALL = synthesizers.InputConv(filters=2, kernel_size=3, batch_normalization=False)
+PLAIN_CONV = synthesizers.Conv(1, filters=2, kernel_size=1, batch_normalization=False)
 PLAIN = synthesizers.MLP((4,), batch_normalization=False)
 SEEN = synthesizers.InputMLP((4,), batch_normalization=False)
 VALUE = synthesizers.Value((4,), batch_normalization=False)
@@ -259,9 +260,11 @@ ROWS = {
         tried="xla steps mirrored half export accumulation killed",
     ),
     "conv, with the input, update period": Row(
-        convolutional(SyntheticGradient, synthesizers.WithInput(CONV, (4, 4, 1)), update_period=3, **CUT),
+        convolutional(
+            SyntheticGradient, synthesizers.WithInput(PLAIN_CONV, (4, 4, 1)), update_period=3, **CUT
+        ),
         **IMAGES,
-        tried="xla half",
+        tried="xla mirrored half",
     ),
     "feedback": Row(
         dense(SyntheticGradient, synthesizers.Feedback(seed=0), count=2, **CUT),
