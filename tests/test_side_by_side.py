@@ -90,6 +90,17 @@ def test_actors_that_predict_their_inputs(cluster):
     assert_exact(model, oracle)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="once more will do")
+def test_actors_whose_synthesizers_see_the_input(cluster):
+    """As one more label, behind the labels, is how the oracle sees it."""
+    model = mlp(2, CLASSES, synthesizer=keras_sg.synthesizers.WithInput("linear", (FEATURES,)))
+    oracle = Delayed(*weights_of(model), Adam, 0.02, 0.05)
+    fit(model, OnRay(), Adam, epochs=3)
+    for _ in range(3):
+        oracle.epoch([(x, y, np.concatenate([y, x], axis=1), weight) for x, y, _, weight in batches(True)])
+    assert_same(model, oracle, 1e-5)
+
+
 @pytest.mark.parametrize("update_period", [1, 1000])
 def test_actors_a_synthesizer_that_rests_keeps_its_statistics(cluster, update_period):
     """On this backend, in processes; with the long period, it learns in the first step only."""

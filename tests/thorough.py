@@ -251,6 +251,7 @@ SLOW = {
         "test_actors_killed_in_mid_epoch",
         "test_actors_late_targets",
         "test_actors_that_predict_their_inputs",
+        "test_actors_whose_synthesizers_see_the_input",
         "test_rests",
     ],
     "test_sparse.py": [
@@ -319,6 +320,14 @@ SLOW = {
     ],
     "test_windows.py": [
         "test_fit_on_windows_is_that_on_the_arrays_in_them",
+    ],
+    "test_with_input.py": [
+        "test_context_learns_and_is_saved",
+        "test_existing_model",
+        "test_low_rank",
+        "test_stripped",
+        "test_updated_at_random",
+        "test_whole_recipes_in_turn",
     ],
 }
 # Files and tests of which every case stays.
