@@ -65,6 +65,7 @@ FIGURES = {
                 "6 layers, 5 cuts": group(
                     ("backpropagation", "1.51", BACKPROP),
                     ("synthetic gradients, label seen", "1.43", DECOUPLED),
+                    ("no label, but the network's input", "2.12", BLIND),
                     ("synthetic gradients, no label", "7.74", BLIND),
                     ("local losses", "1.56", LOCAL),
                 ),
