@@ -117,8 +117,14 @@ PARSER.add_argument(
 
 
 POOLED = '[{"widths": 64, "pool_size": 4}, {"widths": 64, "pool_size": 2}, {"widths": 64, "pool_size": 4}]'
-# "local": local losses with heads that were chosen on held-out images.
+AS_ABOVE = '[{"widths": 64, "kernel_size": 5, "pool_size": 3}, {"widths": []}]'
+NARROW = '[{"filters": 32}, {}]'
+R2RT = "--iterations 2145 --synthesizer-learning-rate 1e-3 --momentum 0.9"
+# "critic": critics that are built as what is above them. "sg": synthesizers that are quicker than the modules.
+# "local": local losses with heads that pool. All were chosen on held-out images.
 RECIPES = {
+    "critic": f"--arm critic-sobolev {R2RT} --synthesizer '{AS_ABOVE}'",
+    "sg": f"--arm sg {R2RT} --synthesizer '{NARROW}'",
     "local": "--network deep --arm local --iterations 1170 --batch-size 128 --learning-rate 1e-3 "
     f"--synthesizer-learning-rate 1e-3 --decay cosine --synthesizer '{POOLED}'",
 }
