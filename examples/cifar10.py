@@ -120,8 +120,8 @@ POOLED = '[{"widths": 64, "pool_size": 4}, {"widths": 64, "pool_size": 2}, {"wid
 AS_ABOVE = '[{"widths": 64, "kernel_size": 5, "pool_size": 3}, {"widths": []}]'
 NARROW = '[{"filters": 32}, {}]'
 R2RT = "--iterations 2145 --synthesizer-learning-rate 1e-3 --momentum 0.9"
-# "critic": critics that are built as what is above them. "sg": synthesizers quicker than the modules. "local":
-# local losses with heads that pool. All were chosen on held-out images.
+# "critic": critics that are built as what is above them. "sg": synthesizers quicker than the modules.
+# "local": local losses with heads that pool. All were chosen on held-out images.
 RECIPES = {
     "critic": f"--arm critic-sobolev {R2RT} --synthesizer '{AS_ABOVE}'",
     "sg": f"--arm sg {R2RT} --synthesizer '{NARROW}'",
