@@ -28,8 +28,8 @@ class WithInput(Synthesizer):
     """A synthesizer that sees the network's input `x`, too: `g_hat = synthesizer([h, context(x)])`.
 
     For interfaces without the label: what they can predict is the mean of a gradient over the labels that an
-    example may have, and from `x` there is more to know of these than from `h` alone. With the label there is
-    little to gain. The module below has no more to wait for, since `x` was there before `h`.
+    example may have, and from `x` there is more to know of these than from `h` alone. With the label, nothing
+    of it is left to guess. The module below has no more to wait for, since `x` was there before `h`.
 
     It is for a `SyntheticGradient` in a `keras_sg.DecoupledModel` whose input is one tensor of floats.
 
