@@ -9,7 +9,7 @@ from side_by_side import EXAMPLES, data, optimizers
 
 import keras_sg
 from keras_sg.schedules import InTurn, SideBySide
-from keras_sg.synthesizers import MLP, Conv, InputConv, InputMLP, Linear, WithInput
+from keras_sg.synthesizers import MLP, Conv, InputConv, Linear, WithInput
 
 BACKEND = keras.backend.backend()
 LINEAR = WithInput("linear", (FEATURES,))
@@ -147,8 +147,6 @@ def test_channels_first():
 @pytest.mark.parametrize("context", [None, "mlp"])
 def test_what_does_not_count_teaches_nothing(context):
     """An example of weight 0, whatever it holds, leaves what is learned as it is."""
-    if context is not None:
-        context = InputMLP((5,), batch_normalization=False)
     weights = []
     for rubbish in (0.0, 1e3):
         model = mlp(2, synthesizer=WithInput(MLP((7,)), (FEATURES,), context))
@@ -159,6 +157,16 @@ def test_what_does_not_count_teaches_nothing(context):
         weights.append([v for s in model.interfaces for v in s.synthesizer.get_weights()])
     for a, b in zip(weights[0], weights[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_all_of_it_runs_in_training_mode():
+    """So the statistics of its BatchNormalization move, of the context's, too."""
+    model = mlp(1, synthesizer=WithInput(MLP((7,)), (FEATURES,), "mlp"))
+    statistics = model.interfaces[0].synthesizer.non_trainable_variables
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in statistics]
+    fit(model, epochs=1)
+    moved = [np.any(keras.ops.convert_to_numpy(v) != a) for v, a in zip(statistics, before, strict=True)]
+    assert moved == [True] * 4
 
 
 @pytest.mark.parametrize("schedule", ["in_turn", InTurn(module_update=0.5)])

@@ -55,14 +55,11 @@ class Predicting(Mixin):
         """Raise `ValueError` unless a model's input is the one that the synthesizer was made to see."""
         way_out = "take a synthesizer that does not see it"
         given = checks.network_input(self.name, "has a synthesizer that sees", way_out, model)
-        expected = self._recipe.input_shape
-        if len(given[1:]) != len(expected) or any(
-            None not in pair and pair[0] != pair[1] for pair in zip(given[1:], expected)
-        ):
+        if not self._recipe.takes(given[1:]):
             raise ValueError(
-                f"The synthesizer of interface {self.name!r} was made to see inputs of shape {expected} "
-                f"(input_shape of WithInput). Received: model {model.name!r} with inputs of shape "
-                f"{given[1:]}."
+                f"The synthesizer of interface {self.name!r} was made to see inputs of shape "
+                f"{self._recipe.input_shape} (input_shape of WithInput). Received: model {model.name!r} with "
+                f"inputs of shape {given[1:]}."
             )
 
     def _input_rows(self, h: Tensor, weight: Weight | None, step: Step | None) -> Tensor:

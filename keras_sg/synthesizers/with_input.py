@@ -41,7 +41,8 @@ class WithInput(Synthesizer):
         context: what is made of `x` to stand behind the features of `h`, learned with the synthesizer:
             `"mlp"`, `"conv"`, or what else `keras_sg.synthesizers.get_input` takes, in the shape of `h`. By
             default nothing is: all numbers of `x` as they are, at an interface `(batch, features)`; at one
-            that has the positions of `x`, its features there.
+            that has the positions of `x`, its features there. Examples that do not count are zeros to it;
+            BatchNormalization in a context counts them.
 
     Raises:
         ValueError: an argument is not as described; or, when an interface is built with it, that has other
@@ -104,6 +105,10 @@ class WithInput(Synthesizer):
             )
         return SeesInput(made, None, self.axis)
 
+    def takes(self, shape: Shape) -> bool:
+        """Whether examples of the network's input may have this shape."""
+        return _same(shape, self.input_shape)
+
     def shape_at(self, shape: Shape) -> Shape:
         """The shape of the network's input, as far as it is known at an interface of a shape."""
         given = (None, *self.input_shape)
@@ -139,7 +144,7 @@ class SeesInput(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Nested, training: bool | None = None) -> Tensor:
-        x, seen = inputs
+        x, seen = inputs  # `training` reaches the layers inside as Keras's call context
         h, *label = seen if isinstance(seen, (list, tuple)) else [seen]
         context = x
         if self.context is not None:
