@@ -16,7 +16,7 @@ class Oracle:
 
     weights: list of (kernel, bias), one a module; the last module is linear.
     synthesizers: list of (kernel, bias), one a hidden module; rows of the kernel beyond the
-        module's width belong to the one-hot label.
+        module's width belong to the one-hot label. (In `ErrorOracle`, others.)
     knows_weights: whether interfaces know what weight an example has in the loss.
     """
 
@@ -60,9 +60,8 @@ class Oracle:
         kernel, bias = self.weights[-1]
         output = hidden[-1] @ kernel + bias
 
-        seen = [h if labels is None else np.concatenate([h, labels], axis=1) for h in hidden[1:]]
         # Of an example that counts once, times what it counts.
-        predicted = [known * (s @ k + b) for s, (k, b) in zip(seen, self.synthesizers)]
+        predicted = [known * self.predict(h, labels, s) for h, s in zip(hidden[1:], self.synthesizers)]
 
         # Gradients per example: of share * mean over outputs of (output - y)^2.
         signal = share * 2 * (output - y) / y.shape[1]
@@ -76,8 +75,8 @@ class Oracle:
             module_steps.insert(0, self._gradients(hidden[i], signal, batch))
 
         synthesizer_steps = [
-            self._gradients(s, known * self._derivative(p, t), counted * p.shape[1])
-            for s, (p, t) in zip(seen, pairs)
+            self.regress(h, labels, s, known * self._derivative(p, t) / (counted * p.shape[1]))
+            for h, s, (p, t) in zip(hidden[1:], self.synthesizers, pairs)
         ]
         self.weights = self._descend(self.weights, module_steps, self.learning_rate)
         if self.steps % self.update_period == 0:
@@ -86,6 +85,19 @@ class Oracle:
             )
         self.steps += 1
         return pairs
+
+    def predict(self, h, labels, synthesizer):
+        """What a synthesizer says of an interface and (or None) the labels."""
+        kernel, bias = synthesizer
+        return self._seen(h, labels) @ kernel + bias
+
+    def regress(self, h, labels, synthesizer, signal):
+        """The gradients of its weights, where `signal` is that of what it says."""
+        return self._gradients(self._seen(h, labels), signal, 1)
+
+    @staticmethod
+    def _seen(h, labels):
+        return h if labels is None else np.concatenate([h, labels], axis=1)
 
     def _derivative(self, prediction, target):
         """Elementwise derivative of the regression loss, before the averaging."""
@@ -99,3 +111,34 @@ class Oracle:
     @staticmethod
     def _descend(pairs, steps, rate):
         return [tuple(a - rate * g for a, g in zip(pair, step)) for pair, step in zip(pairs, steps)]
+
+
+@dataclasses.dataclass
+class ErrorOracle(Oracle):
+    """As `Oracle`, with synthesizers `(p - y) B` behind a softmax, a sigmoid or nothing.
+
+    synthesizers: list of (B, kernel, bias): `p` is made of `h kernel + bias`.
+    makes: how: by a `"softmax"`, a `"sigmoid"` or `"nothing"`.
+    """
+
+    makes: str = "softmax"
+
+    def predict(self, h, labels, synthesizer):
+        return (self._p(h, synthesizer) - labels) @ synthesizer[0]
+
+    def regress(self, h, labels, synthesizer, signal):
+        p = self._p(h, synthesizer)
+        arrives = signal @ synthesizer[0].T
+        z = {
+            "softmax": p * (arrives - np.sum(p * arrives, axis=1, keepdims=True)),
+            "sigmoid": p * (1 - p) * arrives,
+            "nothing": arrives,
+        }[self.makes]
+        return (p - labels).T @ signal, *self._gradients(h, z, 1)
+
+    def _p(self, h, synthesizer):
+        z = h @ synthesizer[1] + synthesizer[2]
+        if self.makes == "softmax":
+            powers = np.exp(z - z.max(axis=1, keepdims=True))
+            return powers / powers.sum(axis=1, keepdims=True)
+        return 1 / (1 + np.exp(-z)) if self.makes == "sigmoid" else z

@@ -16,10 +16,12 @@ callable `shape -> layer` is as good as a recipe.
     "conv"     5 x 5 convolution - BatchNormalization - ReLU, twice, then a zero convolution
     "value"    the body of "mlp", then the square of a scalar Dense: predicts a loss
     "critic"   predicts the label; its prediction is the cross-entropy with the true one, a loss
+    "error"    predicts the label; carries the error of it back by a matrix that learns
     "feedback" the error of the model's output times a fixed random matrix; learns nothing
 
-The read-outs of the gradient synthesizers start at zero, kernel and bias, so a module's first
-step below an interface is no step at all rather than a wrong one.
+The read-outs of "linear", "mlp" and "conv" start at zero, kernel and bias, so a module's first
+step below an interface is no step at all rather than a wrong one. That of "error" starts at random, so
+that no module waits for those above.
 
 References: Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A.
 """
@@ -30,6 +32,7 @@ from typing import TypeAlias
 import keras
 
 from keras_sg._types import Config, Shape
+from keras_sg.synthesizers.error import PredictedError as PredictedError
 from keras_sg.synthesizers.feedback import Feedback as Feedback
 from keras_sg.synthesizers.gradient import MLP as MLP
 from keras_sg.synthesizers.gradient import Conv as Conv
@@ -52,7 +55,15 @@ from keras_sg.synthesizers.with_input import WithInput as WithInput
 # What `get` understands.
 Identifier: TypeAlias = str | Synthesizer | keras.Layer | Callable[[Shape], keras.Layer] | Config
 
-RECIPES = {"linear": Linear, "mlp": MLP, "conv": Conv, "value": Value, "critic": Critic, "feedback": Feedback}
+RECIPES = {
+    "linear": Linear,
+    "mlp": MLP,
+    "conv": Conv,
+    "value": Value,
+    "critic": Critic,
+    "error": PredictedError,
+    "feedback": Feedback,
+}
 
 
 def get(identifier: Identifier) -> Synthesizer | Callable[[Shape], keras.Layer]:

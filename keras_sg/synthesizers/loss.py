@@ -1,6 +1,6 @@
 """Synthesizers that predict a loss per example, for `SyntheticLoss`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -10,6 +10,7 @@ from keras_sg import labels
 from keras_sg._backends import dtypes
 from keras_sg._types import Config, Nested, Shape, Tensor
 from keras_sg.synthesizers.gradient import MLP, body, check_data_format, convolution_for
+from keras_sg.synthesizers.label_losses import LABEL_LOSSES, check_loss, loss_for
 from keras_sg.synthesizers.masks import MaskedAveragePooling, MaskedFlatten, MaskedMean, mean_of_counting
 from keras_sg.synthesizers.recipe import (
     Synthesizer,
@@ -19,12 +20,6 @@ from keras_sg.synthesizers.recipe import (
     feature_axis,
     serialize,
 )
-
-CRITIC_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "categorical_crossentropy": lambda label, logits: -ops.sum(label * ops.log_softmax(logits), axis=-1),
-    "binary_crossentropy": lambda label, logits: ops.mean(ops.softplus(logits) - label * logits, axis=-1),
-    "mse": lambda label, output: ops.mean(ops.square(output - label), axis=-1),
-}
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -116,15 +111,10 @@ class Critic(Synthesizer):
         per_position: bool = False,
         pool_size: int = 1,
     ) -> None:
-        if loss is not None and (not isinstance(loss, str) or loss not in CRITIC_LOSSES):
-            raise ValueError(
-                f"The loss of a critic must be None or one of {sorted(CRITIC_LOSSES)}. "
-                f"Received: loss={loss!r}."
-            )
         self.widths = check_widths("widths", widths, least=0)
         self.kernel_size = check_count("kernel_size", kernel_size)
         self.batch_normalization = batch_normalization
-        self.loss = loss
+        self.loss = check_loss(loss, "a critic")
         self.data_format = check_data_format(data_format)
         self.axis = feature_axis(self.data_format)
         self.unit_labels = loss != "mse"
@@ -148,13 +138,7 @@ class Critic(Synthesizer):
                 "class labels) or label_size (for label vectors). "
                 f"Received: {self!r} for an unconditional interface."
             )
-        classes = isinstance(label, labels.Classes)
-        loss = self.loss or ("categorical_crossentropy" if classes else "binary_crossentropy")
-        if classes != (loss == "categorical_crossentropy"):
-            raise ValueError(
-                "A critic's 'categorical_crossentropy' is for class labels (num_classes), its other losses "
-                f"are for label vectors (label_size). Received: loss={loss!r} for {label}."
-            )
+        loss = loss_for(label, self.loss, "a critic")
         layers: list[keras.Layer] = []
         if len(shape) == 2:
             layers += body(keras.layers.Dense, self.widths, self.batch_normalization)
@@ -212,7 +196,7 @@ class CriticLayer(keras.layers.Layer):
         if len(label.shape) < len(predicted.shape):  # one label for all positions
             label = ops.reshape(label, (-1, *(1,) * (len(predicted.shape) - 2), label.shape[-1]))
         wide = dtypes.wide(predicted.dtype)
-        losses = CRITIC_LOSSES[self.loss](ops.cast(label, wide), ops.cast(predicted, wide))
+        losses = LABEL_LOSSES[self.loss].value(ops.cast(label, wide), ops.cast(predicted, wide))
         return mean_of_counting(losses[..., None], None if mask is None else mask[0])[..., 0]
 
     def compute_mask(self, inputs: list[Tensor], previous_mask: Nested) -> None:
