@@ -11,7 +11,7 @@ import keras
 import keras_sg
 from examples import data, images
 
-ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local", "feedback", "sg-input")
+ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local", "feedback", "sg-input", "sg-error")
 LAYERS = {"fcn": (3, 4, 5, 6, 21), "cnn": (3, 4)}
 SHAPES = {
     ("mnist", "fcn"): (784,),
@@ -61,7 +61,7 @@ RECIPES = {
         for arm in ARMS
     },
     "fast": {
-        "sg-conditional": dict(FAST, iterations=11_700, learning_rate=2e-3),
+        **{arm: dict(FAST, iterations=11_700, learning_rate=2e-3) for arm in ("sg-conditional", "sg-error")},
         ("sg-conditional", "fcn", 21): SLOW,
         "sg": dict(FAST, learning_rate=3e-4, synthesizer_learning_rate=1e-2, synthesizer=(256,)),
         **{("sg", "fcn", layers): dict(SLOW, synthesizer=(1024, 1024)) for layers in (3, 4)},
@@ -96,7 +96,7 @@ def cells(args):
     """Those that the command line picks, the most telling first.
 
     Raises:
-        SystemExit: there is no such network.
+        SystemExit: there is no such network, or no such cell of it.
     """
     networks = args.network or list(LAYERS)
     known = sorted({layers for network in networks for layers in LAYERS[network]})
@@ -107,8 +107,8 @@ def cells(args):
                 f"the classifier counted. Received: --layers {layers}"
             )
     groups = (
-        ("fcn", (6, 5, 4, 3), ("sg-conditional", "sg", "sg-input")),
-        ("fcn", (21,), ("sg-conditional",)),
+        ("fcn", (6, 5, 4, 3), ("sg-conditional", "sg", "sg-input", "sg-error")),
+        ("fcn", (21,), ("sg-error", "sg-conditional")),
         ("fcn", (6, 5, 4, 3), ("backprop", "local", "feedback", "no-backprop")),
         ("fcn", (21,), ("backprop", "sg", "sg-input", "local", "feedback", "no-backprop")),
         ("cnn", (3, 4), ("sg-conditional", "sg", "sg-input", "backprop", "local", "feedback", "no-backprop")),
@@ -119,6 +119,11 @@ def cells(args):
             wanted = network in networks and count in (args.layers or layers) and arm in (args.arm or arms)
             if wanted:
                 found.append(Cell(dataset, network, count, arm, seed))
+    if not found:
+        raise SystemExit(
+            f"The table has no such cell: sg-error is for networks of dense layers. Received: --arm "
+            f"{' '.join(args.arm)} with --network {' '.join(networks)}"
+        )
     return found
 
 
@@ -141,13 +146,15 @@ def cut(module, cell, hidden):
         return keras_sg.SyntheticGradient(module, feedback, num_classes=data.CLASSES)
     recipe = keras_sg.synthesizers.MLP(hidden) if hidden else "linear"
     recipe = recipe if cell.network == "fcn" else "conv"
+    if cell.arm == "sg-error":
+        recipe = "error"
     if cell.arm == "sg-input":
         context = None if cell.network == "fcn" else "conv"
         recipe = keras_sg.synthesizers.WithInput(recipe, SHAPES[cell.data, cell.network], context)
     return keras_sg.SyntheticGradient(
         module,
         recipe,
-        num_classes=data.CLASSES if cell.arm == "sg-conditional" else None,
+        num_classes=data.CLASSES if cell.arm in ("sg-conditional", "sg-error") else None,
     )
 
 

@@ -16,6 +16,7 @@ A network of n layers has n - 1 hidden ones and a classifier, and an interface b
     sg-conditional   and from the label, too; in an fcn by a linear layer
     local            nothing comes from above: each module descends the loss of a small head of its own
     feedback         nothing learns at interfaces: a fixed random matrix of the error at the output
+    sg-error         the error of a label that is predicted behind the module, carried back by a matrix
     sg-input         as sg, and the synthesizer sees the network's input, too
 
 A cell of the table is a network, an arm and a seed. Those that --data, --network, --layers, --arm and --seed

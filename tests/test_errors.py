@@ -40,7 +40,7 @@ class Rounded(layers.Layer):
 WRONG_ARGUMENTS = {
     "synthesizer id": (
         lambda: SyntheticGradient(layers.Dense(3), "quadratic"),
-        "Unknown synthesizer.*'conv', 'critic', 'feedback', 'linear', 'mlp', 'value'.*"
+        "Unknown synthesizer.*'conv', 'critic', 'error', 'feedback', 'linear', 'mlp', 'value'.*"
         "Received: 'quadratic' .of type str",
     ),
     "synthesizer configuration": (

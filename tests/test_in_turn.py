@@ -46,6 +46,8 @@ KINDS = {
     "linear": three(gradient, "linear", num_classes=None),
     "linear, conditional": three(gradient, "linear"),
     "linear of a rank": three(gradient, synthesizers.Linear(rank=2)),
+    "error": three(gradient, "error"),
+    "error of a network": three(gradient, synthesizers.PredictedError((4,)), loss="mae"),
     "mlp": three(gradient, MLP, num_classes=None, loss="huber"),
     "mlp, conditional": three(gradient, MLP, loss="mae"),
     "mlp with BatchNormalization": three(gradient, synthesizers.MLP((4,), batch_normalization=True)),

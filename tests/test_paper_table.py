@@ -109,6 +109,7 @@ def test_arms(paper):
         "local": {"LocalLoss"},
         "feedback": {"SyntheticGradient"},
         "sg-input": {"SyntheticGradient"},
+        "sg-error": {"SyntheticGradient"},
     }
     seeing = {
         arm: [cut.sees_input for cut in built(paper, "mnist", "fcn", 3, arm).interfaces] for arm in kinds
@@ -132,6 +133,9 @@ def test_recipe_of_the_deepest(paper):
         "fast", other._replace(arm="local")
     )
     assert paper.recipe("paper", deepest)["learning_rate"] == 3e-5
+    # A predicted error is trained at the same rates at every depth.
+    errors = [paper.recipe("fast", cell._replace(arm="sg-error")) for cell in (deepest, other)]
+    assert errors[0] == errors[1] == paper.recipe("fast", other)
 
 
 def test_recipe_without_labels(paper):
@@ -174,7 +178,8 @@ def test_cells_are_run_once(paper, few, capsys, eager):
         "sg-conditional",
         "local",
         "feedback",
-        "sg-input |",
+        "sg-input",
+        "sg-error |",
     ]
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         *(f"| FCN {layers}" for layers in (3, 4, 5, 6, 21)),

@@ -120,7 +120,7 @@ def test_wrong_arguments():
             PredictedError(loss=wrong)
     with pytest.raises(ValueError, match=r"positive integers.*Received: widths=\(0,\)"):
         PredictedError((0,))
-    with pytest.raises(ValueError, match="carries back how wrong a predicted label is.*label_size"):
+    with pytest.raises(ValueError, match=r"carries back how wrong a predicted label is.*label_size"):
         PredictedError()((None, 4))
     for loss, label in ((None, labels.Classes(3)), ("mse", labels.Vector(3))):
         other = "mse" if loss is None else "categorical_crossentropy"

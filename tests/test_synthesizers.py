@@ -15,6 +15,7 @@ RECIPES = {
     "conv": synthesizers.Conv(),
     "value": synthesizers.Value(),
     "critic": synthesizers.Critic(),
+    "error": synthesizers.PredictedError(),
     "feedback": synthesizers.Feedback(),
 }
 RNG = np.random.default_rng(0)

@@ -102,6 +102,13 @@ def test_a_critic_predicts_a_loss_and_sees_the_label():
     assert model.interfaces[0]._recipe == Critic(widths=(4,))
 
 
+@pytest.mark.parametrize("kind", ["critic", "error", "feedback"])
+def test_what_needs_the_label_sees_it_in_every_trial(kind):
+    searched = {"synthesizer": tuning.Choice("linear", kind), "conditional": tuning.Choice(True, False)}
+    model, hp = built(space(**searched, num_classes=3), synthesizer=kind)
+    assert model.interfaces[0].num_classes == 3 and "conditional" not in hp.values
+
+
 def test_what_cannot_matter_is_no_part_of_a_trial(tmp_path):
     """Forty random points of the space, none of them trained."""
     tuner = keras_tuner.RandomSearch(everything(), "val_loss", max_trials=40, seed=1, directory=tmp_path)
@@ -268,7 +275,8 @@ WRONG = {
     ),
     "width of nothing": (
         lambda: space(width=64),
-        r"`width` is for the synthesizers \['conv', 'critic', 'mlp', 'value'\].*width=64 .*='linear'",
+        r"`width` is for the synthesizers \['conv', 'critic', 'error', 'mlp', 'value'\].*"
+        "width=64 .*='linear'",
     ),
 }
 

@@ -36,7 +36,7 @@ class SyntheticGradient(Interface):
     Args:
         layer: layer or model that ends at the interface. One float output of shape
             `(batch, ..., features)`.
-        synthesizer: `"linear"`, `"mlp"`, `"conv"`, `"feedback"`, a recipe such as
+        synthesizer: `"linear"`, `"mlp"`, `"conv"`, `"error"`, `"feedback"`, a recipe such as
             `keras_sg.synthesizers.MLP(widths=(256,))`, a Keras layer or model, or a callable
             from the interface's shape to a layer. Its output must have the interface's shape. A
             model that is built already is copied, with its weights.

@@ -57,6 +57,8 @@ class PredictedError(Synthesizer):
         2016, https://arxiv.org/abs/1609.01596 (errors carried back by random matrices).
     """
 
+    needs_label = True
+
     def __init__(
         self,
         widths: int | Sequence[int] = (),

@@ -52,7 +52,7 @@ class Feedback(Synthesizer):
         https://arxiv.org/abs/1609.01596.
     """
 
-    of_error = True
+    of_error = needs_label = True
     scale: float
     seed: int | None
 

@@ -101,6 +101,8 @@ class Critic(Synthesizer):
         Error Signals, https://arxiv.org/abs/1901.06656 (its prediction loss).
     """
 
+    needs_label = True
+
     def __init__(
         self,
         widths: int | Sequence[int] = (128,),

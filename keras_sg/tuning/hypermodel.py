@@ -20,6 +20,7 @@ WIDE: dict[str, Callable[[int], synthesizers.Synthesizer]] = {
     "conv": lambda width: synthesizers.Conv(filters=width),
     "value": lambda width: synthesizers.Value(widths=(width, width)),
     "critic": lambda width: synthesizers.Critic(widths=(width,)),
+    "error": lambda width: synthesizers.PredictedError(widths=(width,)),
 }
 
 
@@ -45,14 +46,14 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
         synthesizer: string id, a recipe or what else `keras_sg.decouple` takes, or a `Choice` of
             them. Those that predict a loss (`"critic"`, `"value"`, or their recipes) make their
             interfaces `SyntheticLoss`.
-        width: of the hidden layers of the string ids `"mlp"`, `"conv"`, `"value"` and `"critic"`,
-            integer or `Choice`; None for their own default.
+        width: of the hidden layers of the string ids `"mlp"`, `"conv"`, `"value"`, `"critic"` and
+            `"error"`, integer or `Choice`; None for their own default.
         update_period: integer or `Choice`; see `keras_sg.SyntheticGradient`.
         num_classes: the number of classes, for conditional interfaces; or
         label_size: the size of a label vector.
         conditional: whether synthesizers see the label, boolean or `Choice(True, False)`; by
             default they do where `num_classes` or `label_size` is given. A `"critic"` always
-            does.
+            does, as do `"error"` and `"feedback"`.
         interface: dictionary of further arguments of every interface, such as `sobolev`.
         optimizer: function from a learning rate to a Keras optimizer.
         **compile: arguments of `compile`: `loss`, `metrics`, ...
@@ -110,7 +111,11 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
         # Hyperparameters are numbers and strings: everything else goes by a name.
         self.places = named("after", after)
         self.synthesizers = named("synthesizer", synthesizer)
-        self.critics = [name for name, kind in self.synthesizers.items() if _is_a(kind, synthesizers.Critic)]
+        self.labelled = [
+            name
+            for name, kind in self.synthesizers.items()
+            if getattr(synthesizers.get(kind), "needs_label", False)
+        ]
         self.learning_rate = learning_rate
         self.synthesizer_learning_rate = synthesizer_learning_rate
         self.width = width
@@ -159,7 +164,7 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
         with only_for(hp, "synthesizer", [name for name in self.synthesizers if name in WIDE]) as wide:
             width = ask(wide, "width", self.width)
         with only_for(
-            hp, "synthesizer", [name for name in self.synthesizers if name not in self.critics]
+            hp, "synthesizer", [name for name in self.synthesizers if name not in self.labelled]
         ) as free:
             conditional = ask(free, "conditional", self.conditional)
         update_period = ask(hp, "update_period", self.update_period)
@@ -171,7 +176,7 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
             "interface": SyntheticLoss if predicts_loss else SyntheticGradient,
             "synthesizer": recipe,
             "update_period": update_period,
-            **(self.labels if conditional or kind in self.critics else {}),
+            **(self.labels if conditional or kind in self.labelled else {}),
             **self.interface,
         }
 

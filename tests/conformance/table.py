@@ -219,6 +219,10 @@ ROWS = {
     "linear of a rank, conditional": Row(
         dense(SyntheticGradient, synthesizers.Linear(rank=2), **CUT), tried="half export"
     ),
+    "error": Row(dense(SyntheticGradient, "error", count=2, **CUT), tried="xla steps half export"),
+    "error, label vectors": Row(
+        dense(SyntheticGradient, synthesizers.PredictedError((4,)), **BITS), bits=True
+    ),
     "mlp": Row(decoupled(functional, "sum", synthesizer=MLP)),
     "mlp, conditional": Row(decoupled(sequential, "module1", synthesizer=MLP, **CUT), tried="half"),
     "conv": Row(convolutional(SyntheticGradient, CONV), **IMAGES, optimizer=one_optimizer),

@@ -58,7 +58,7 @@ def test_every_synthesizer_is_there_with_every_kind_of_label(models):
         found[type(recipe)].add(type(interface.label).__name__)
     assert set(found) == {*synthesizers.RECIPES.values(), synthesizers.Existing, synthesizers.WithInput}
     for identifier, recipe in synthesizers.RECIPES.items():
-        needed = {"Classes"} if identifier in ("critic", "feedback") else {"NoneType", "Classes"}
+        needed = {"Classes"} if identifier in ("critic", "error", "feedback") else {"NoneType", "Classes"}
         assert needed <= found[recipe], identifier
     assert "Vector" in found[synthesizers.Linear] & found[synthesizers.Critic]
 
