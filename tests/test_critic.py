@@ -240,7 +240,7 @@ WRONG = {
     "classes for bits": (
         {"num_classes": 3},
         "binary_crossentropy",
-        "other losses are for label vectors.*Classes",
+        "Of the losses of a critic.*others are for label vectors.*Classes",
     ),
     "bits for classes": ({"label_size": 3}, "categorical_crossentropy", "class labels.*Vector"),
 }

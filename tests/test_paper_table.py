@@ -271,7 +271,11 @@ BAD = {
         r"have 3 or 4 layers \(cnn\).*: --layers 5",
     ),
     "two layers": (["--layers", "2"], r"\(fcn, cnn\), the classifier counted\. Received: --layers 2"),
-    "nothing picked": ([], r"all 147 cells: say --all"),
+    "nothing picked": ([], r"all 162 cells: say --all"),
+    "predicted errors behind convolutions": (
+        ["--network", "cnn", "--arm", "sg-error"],
+        r"has no such cell: sg-error is for networks of dense layers.*--network cnn",
+    ),
     "two data sets in a file": (
         ["--all", "--npz", "x.npz", "--data", "mnist", "cifar10"],
         "--npz is one data set",
@@ -297,10 +301,10 @@ def test_the_order_of_cells(paper):
     """The arms that the table is about come first, all depths of a seed before the next seed."""
     args = paper.parser().parse_args(["--all"])
     found = paper.cells(args)
-    assert len(found) == len(set(found)) == 3 * 7 * 7
-    assert {cell.arm for cell in found[:36]} == {"sg", "sg-conditional", "sg-input"}
-    assert [cell.seed for cell in found[:36]] == [1] * 12 + [2] * 12 + [3] * 12
-    assert {cell.layers for cell in found[36:39]} == {21}
+    assert len(found) == len(set(found)) == 3 * (5 * 8 + 2 * 7)
+    assert {cell.arm for cell in found[:48]} == {"sg", "sg-conditional", "sg-input", "sg-error"}
+    assert [cell.seed for cell in found[:48]] == [1] * 16 + [2] * 16 + [3] * 16
+    assert {cell.layers for cell in found[48:54]} == {21}
 
 
 def test_help(paper, capsys):
