@@ -51,7 +51,7 @@ def arms():
     return [arm for arm in ARMS if arm != "rematerialized" or keras.backend.backend() == "jax"]
 
 
-def build(network, arm, blocks=8, rank=None):
+def build(network, arm, blocks=8, rank=None, synthesizer="linear"):
     """The network of an arm, compiled, in equal blocks.
 
     Args:
@@ -59,6 +59,7 @@ def build(network, arm, blocks=8, rank=None):
         arm: a key of `ARMS`; where it has a schedule, an interface stands between two blocks.
         blocks: how many there are, a divisor of the number of layers.
         rank: of the interfaces' linear synthesizers; None for the full one.
+        synthesizer: `"linear"` or `"error"`, which sees the label.
     """
     shape, layer, count, _ = NETWORKS[network]
     keras.utils.set_random_seed(0)
@@ -70,8 +71,11 @@ def build(network, arm, blocks=8, rank=None):
     model = keras.Sequential([keras.Input(shape), *made, *top, layers.Dense(CLASSES, name="logits")])
     options = {}
     if ARMS[arm]:
-        linear = keras_sg.synthesizers.Linear(rank)
-        model = keras_sg.decouple(model, [block.name for block in made[:-1]], synthesizer=linear)
+        linear = synthesizer == "linear"
+        recipe = keras_sg.synthesizers.Linear(rank) if linear else synthesizer
+        labels = {} if linear else {"num_classes": CLASSES}
+        names = [block.name for block in made[:-1]]
+        model = keras_sg.decouple(model, names, keras_sg.SyntheticGradient, synthesizer=recipe, **labels)
         options["schedule"] = ARMS[arm]
     # XLA's convolutions are slow on a CPU without JAX.
     compiled = keras.backend.backend() != "torch" and (keras.backend.backend() == "jax" or network == "dense")

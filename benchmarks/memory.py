@@ -17,7 +17,8 @@ Of a deep network of eight blocks (32 dense layers of 256, or 16 convolutions; `
     backprop          no interfaces
     rematerialized    no interfaces, each block made in a `keras.RematScope` (on JAX)
 
---blocks makes other blocks of the same layers, for all arms; --rank narrows the interfaces' synthesizers.
+--blocks makes other blocks of the same layers, for all arms; --rank narrows the interfaces'
+linear synthesizers; --synthesizer error has others in their place, which see the label.
 
 All processes import the same. In those of a deep network the C library is told to map large blocks by
 themselves (MALLOC_MMAP_THRESHOLD_), so that memory that is freed goes back to the system and is not counted,
@@ -83,9 +84,8 @@ def burst(arm, steps, batch_size):
 def _burst(args):
     if args.network == "r2rt":
         return burst(args.child, args.steps, args.batch_size or 256)
-    return deep.burst(
-        args.network, args.child, args.steps, args.batch_size, blocks=args.blocks, rank=args.rank
-    )
+    options = {name: getattr(args, name) for name in ("blocks", "rank", "synthesizer")}
+    return deep.burst(args.network, args.child, args.steps, args.batch_size, **options)
 
 
 def middle(samples):
@@ -107,7 +107,8 @@ def main(argv=None):
     parser.add_argument("--network", choices=("r2rt", *deep.NETWORKS), default="r2rt")
     parser.add_argument("--batch-size", type=runs.positive, help="by default, what suits the network")
     parser.add_argument("--blocks", type=runs.positive, default=8, help="of a deep network")
-    parser.add_argument("--rank", type=runs.positive, help="of a deep network's synthesizers")
+    parser.add_argument("--rank", type=runs.positive, help="of a deep network's linear synthesizers")
+    parser.add_argument("--synthesizer", choices=("linear", "error"), default="linear", help="likewise")
     parser.add_argument("--child", choices=(*ARMS, *deep.ARMS), help="measure this process; print JSON")
     args = parser.parse_args(argv)
     if args.network != "r2rt" and deep.NETWORKS[args.network].count % args.blocks:
@@ -115,12 +116,15 @@ def main(argv=None):
             f"--blocks must divide the number of layers, {deep.NETWORKS[args.network].count}. Received: "
             f"{args.blocks}"
         )
+    if args.rank and args.synthesizer != "linear":
+        parser.error(f"--rank is for linear synthesizers. Received: --synthesizer {args.synthesizer}")
     if args.child:
         print(json.dumps(child(lambda: _burst(args), timed=True, made=args.network != "r2rt")))
         return
 
     chosen, pairs = (ARMS, PAIRS) if args.network == "r2rt" else (deep.arms(), DEEP_PAIRS)
     options = ["--steps", args.steps, "--network", args.network, "--blocks", args.blocks]
+    options += ["--synthesizer", args.synthesizer]
     options += [] if args.rank is None else ["--rank", args.rank]
     options += [] if args.batch_size is None else ["--batch-size", args.batch_size]
     samples = {arm: [] for arm in chosen}

@@ -7,6 +7,7 @@ Two modules of 4 dense layers of 1,024, batch 256, on JAX, over Ray:
 
     decoupled         keras_sg.schedules.OnRay under fit, with a linear synthesizer that sees the label
     low rank          the same, with a synthesizer of --rank
+    predicted error   the same, with one that carries the error of a predicted label back
     local             the same, with a local loss of a linear head: nothing comes from above
     backprop          forward below, forward and back above, back below
     GPipe             the same, with four micro-batches
@@ -228,6 +229,7 @@ def arms_of(args, delay, peers, features):
         late = functools.partial(two_workers.stale, delay=1 + 2 * slack)
         found[f"decoupled{said}"] = Decoupled(args, features, slack, seconds)
         found[f"low rank{said}"] = Decoupled(args, features, slack, seconds, **low_rank)
+        found[f"predicted error{said}"] = Decoupled(args, features, slack, seconds, synthesizer="error")
         found[f"local{said}"] = Decoupled(args, features, slack, seconds, **local)
         found[f"stale{said}"] = Peer(late, workers, send, load)
     found |= {

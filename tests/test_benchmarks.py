@@ -311,12 +311,22 @@ def test_the_arms_of_memory_in_deep_networks(network, eager, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[2]) == 2
     cut, plain = (deep.build(network, arm, blocks=2) for arm in ("in turn", "backprop"))
     assert len(cut.interfaces) == 1 and type(plain) is keras.Sequential
+    assert cut.interfaces[0].label is None
+    seeing = deep.build(network, "in turn", blocks=2, synthesizer="error")
+    assert seeing.interfaces[0].num_classes == deep.CLASSES
+    assert len(deep.burst(network, "in turn", 1, 4, blocks=2, synthesizer="error")().history["loss"]) == 1
 
 
 def test_blocks_of_memory_must_be_equal(capsys):
     with pytest.raises(SystemExit):
         load("memory").main(["--network", "dense", "--blocks", "5"])
     assert "--blocks must divide the number of layers, 32. Received: 5" in capsys.readouterr().err
+
+
+def test_a_rank_is_of_linear_synthesizers(capsys):
+    with pytest.raises(SystemExit):
+        load("memory").main(["--network", "dense", "--rank", "8", "--synthesizer", "error"])
+    assert "--rank is for linear synthesizers. Received: --synthesizer error" in capsys.readouterr().err
 
 
 def test_a_child_is_a_process_of_its_own(tmp_path):

@@ -142,8 +142,17 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
     output = tmp_path / "found.json"
     parallel.main([*small, "--steps", "3", "--rounds", "2", "--output", str(output)])
     found = json.loads(output.read_text())
-    arms = {"decoupled", "low rank", "local", "stale", "backprop", "GPipe", "data parallel"}
-    slack = {"decoupled, slack", "low rank, slack", "local, slack", "stale, slack"}
+    arms = {
+        "decoupled",
+        "low rank",
+        "predicted error",
+        "local",
+        "stale",
+        "backprop",
+        "GPipe",
+        "data parallel",
+    }
+    slack = {"decoupled, slack", "low rank, slack", "predicted error, slack", "local, slack", "stale, slack"}
     assert found["delays"]["0.0"]["medians_ms"].keys() == arms | {"undivided"}
     assert found["delays"]["10.0"]["medians_ms"].keys() == arms | slack
     assert all(len(series) == 2 for series in found["epochs_ms"]["0.0"].values())
@@ -152,7 +161,7 @@ def test_it_runs(options, tmp_path, capsys, monkeypatch):
     accuracies = json.loads(output.read_text())["accuracy"]
     assert accuracies["10.0"].keys() == arms | slack
     assert all(0 <= arm["accuracy"] <= 1 and arm["steps"] > 0 for arm in accuracies["0.0"].values())
-    assert len(killed) == 2 * (3 + 6)  # of each arm that has actors, at each delay, timed and trained
+    assert len(killed) == 2 * (4 + 8)  # of each arm that has actors, at each delay, timed and trained
 
 
 def test_what_it_needs(monkeypatch):
