@@ -155,7 +155,7 @@ FIGURES = {
                 ),
                 "Repeat Copy": group(
                     ("truncated backpropagation", "11.3", BACKPROP),
-                    ("synthetic gradients in time", "23.3", DECOUPLED),
+                    ("synthetic gradients in time", "28", DECOUPLED),
                 ),
             },
         ),

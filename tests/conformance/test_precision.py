@@ -74,6 +74,7 @@ ALL = ROWS | {
         dense(SyntheticGradient, synthesizers.Linear(rank=2), mix=0.3, model_class=keras.Model)
     ),
     "masked": Sequences(masked(SyntheticGradient, MLP, **CUT)),
+    "masked, error": Sequences(masked(SyntheticGradient, synthesizers.PredictedError((4,)), **CUT)),
     "masked, conv": Sequences(masked(SyntheticGradient, CONV)),
     "masked, critic per position": Sequences(masked(SyntheticLoss, PER_POSITION, **SOBOLEV, **CUT)),
 }
