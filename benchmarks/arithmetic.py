@@ -31,6 +31,7 @@ ROWS = {
     "linear, conditional": {"synthesizer": "linear", "num_classes": 10},
     "linear of rank 32, conditional": {"synthesizer": Linear(rank=32), "num_classes": 10},
     "linear of rank 8, conditional": {"synthesizer": Linear(rank=8), "num_classes": 10},
+    "predicted error": {"synthesizer": "error", "num_classes": 10},
     "critic 128": {"interface": keras_sg.SyntheticLoss, "synthesizer": "critic", "num_classes": 10},
 }
 

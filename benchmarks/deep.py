@@ -75,7 +75,7 @@ def build(network, arm, blocks=8, rank=None, synthesizer="linear"):
         recipe = keras_sg.synthesizers.Linear(rank) if linear else synthesizer
         labels = {} if linear else {"num_classes": CLASSES}
         names = [block.name for block in made[:-1]]
-        model = keras_sg.decouple(model, names, keras_sg.SyntheticGradient, synthesizer=recipe, **labels)
+        model = keras_sg.decouple(model, names, synthesizer=recipe, **labels)
         options["schedule"] = ARMS[arm]
     # XLA's convolutions are slow on a CPU without JAX.
     compiled = keras.backend.backend() != "torch" and (keras.backend.backend() == "jax" or network == "dense")

@@ -118,6 +118,11 @@ def main(argv=None):
         )
     if args.rank and args.synthesizer != "linear":
         parser.error(f"--rank is for linear synthesizers. Received: --synthesizer {args.synthesizer}")
+    if args.network == "r2rt" and (args.rank or args.synthesizer != "linear"):
+        parser.error(
+            "--rank and --synthesizer are for deep networks. Received: --network r2rt with "
+            f"--rank {args.rank} --synthesizer {args.synthesizer}"
+        )
     if args.child:
         print(json.dumps(child(lambda: _burst(args), timed=True, made=args.network != "r2rt")))
         return
@@ -144,7 +149,11 @@ def main(argv=None):
         if b in medians
     }
     timing.print_ratios(ratios)
-    found = {"medians_mib": medians, "samples_mib": samples, "ratios": ratios, "machine": machine.describe()}
+    settings = {
+        name: getattr(args, name) for name in ("network", "batch_size", "blocks", "rank", "synthesizer")
+    }
+    found = {"settings": settings, "medians_mib": medians, "samples_mib": samples, "ratios": ratios}
+    found["machine"] = machine.describe()
     timing.write(args.output, found)
 
 

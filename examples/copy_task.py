@@ -1,7 +1,7 @@
 """Copy and Repeat Copy: how far back a recurrent network learns to remember from windows of a few steps.
 
     KERAS_BACKEND=jax python -m examples.copy_task
-    KERAS_BACKEND=jax python -m examples.copy_task --task repeat --seed 1 2 3 --arm truncated sg
+    KERAS_BACKEND=jax python -m examples.copy_task --task repeat --synthesizer-learning-rate 1e-4 --seed 1 2 3
 
 A network reads a start, N bits and a stop, and says the bits; in Repeat Copy the stop says how often. The
 curriculum is that of the paper: whenever the error of an epoch (120 windows) is below 0.15 bits, N grows by

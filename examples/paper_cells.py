@@ -12,6 +12,7 @@ import keras_sg
 from examples import data, images
 
 ARMS = ("no-backprop", "backprop", "sg", "sg-conditional", "local", "feedback", "sg-input", "sg-error")
+NONE = {("cnn", "sg-error")}  # networks and arms that do not go together
 LAYERS = {"fcn": (3, 4, 5, 6, 21), "cnn": (3, 4)}
 SHAPES = {
     ("mnist", "fcn"): (784,),

@@ -16,8 +16,9 @@ A network of n layers has n - 1 hidden ones and a classifier, and an interface b
     sg-conditional   and from the label, too; in an fcn by a linear layer
     local            nothing comes from above: each module descends the loss of a small head of its own
     feedback         nothing learns at interfaces: a fixed random matrix of the error at the output
-    sg-error         the error of a label that is predicted behind the module, carried back by a matrix
     sg-input         as sg, and the synthesizer sees the network's input, too
+    sg-error         the error of a label that is predicted behind the module, carried back by a matrix
+                     (there is none in a cnn)
 
 A cell of the table is a network, an arm and a seed. Those that --data, --network, --layers, --arm and --seed
 pick are trained one after the other, the most telling first. Each goes into results.json epoch by epoch. One
@@ -42,7 +43,7 @@ import keras
 import numpy as np
 
 from examples import data, images, runs
-from examples.paper_cells import ARMS, LAYERS, PAPER, RECIPES, SHAPES, build, cells, recipe
+from examples.paper_cells import ARMS, LAYERS, NONE, PAPER, RECIPES, SHAPES, build, cells, recipe
 
 
 class OutOfTime(Exception):
@@ -126,7 +127,8 @@ def table(records, datasets):
         for key in (key for key in PAPER if key[0] == dataset):
             row = f"| {key[1].upper()} {key[2]} "
             for arm, paper in itertools.zip_longest(ARMS, PAPER[key]):
-                row += f"| {_summary(found.get((*key, arm)))} / {'-' if paper is None else paper} "
+                ours = "none" if (key[1], arm) in NONE else _summary(found.get((*key, arm)))
+                row += f"| {ours} / {'-' if paper is None else paper} "
             rows.append(row + "|")
         rows.append("")
     return "\n".join(rows)

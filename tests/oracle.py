@@ -16,7 +16,7 @@ class Oracle:
 
     weights: list of (kernel, bias), one a module; the last module is linear.
     synthesizers: list of (kernel, bias), one a hidden module; rows of the kernel beyond the
-        module's width belong to the one-hot label. (In `ErrorOracle`, others.)
+        module's width belong to the one-hot label. (Of an `ErrorOracle`: see there.)
     knows_weights: whether interfaces know what weight an example has in the loss.
     """
 
@@ -118,10 +118,10 @@ class ErrorOracle(Oracle):
     """As `Oracle`, with synthesizers `(p - y) B` behind a softmax, a sigmoid or nothing.
 
     synthesizers: list of (B, kernel, bias): `p` is made of `h kernel + bias`.
-    makes: how: by a `"softmax"`, a `"sigmoid"` or `"nothing"`.
+    activation: behind that, `"softmax"`, `"sigmoid"` or `"linear"`.
     """
 
-    makes: str = "softmax"
+    activation: str = "softmax"
 
     def predict(self, h, labels, synthesizer):
         return (self._p(h, synthesizer) - labels) @ synthesizer[0]
@@ -132,13 +132,13 @@ class ErrorOracle(Oracle):
         z = {
             "softmax": p * (arrives - np.sum(p * arrives, axis=1, keepdims=True)),
             "sigmoid": p * (1 - p) * arrives,
-            "nothing": arrives,
-        }[self.makes]
+            "linear": arrives,
+        }[self.activation]
         return (p - labels).T @ signal, *self._gradients(h, z, 1)
 
     def _p(self, h, synthesizer):
         z = h @ synthesizer[1] + synthesizer[2]
-        if self.makes == "softmax":
+        if self.activation == "softmax":
             powers = np.exp(z - z.max(axis=1, keepdims=True))
             return powers / powers.sum(axis=1, keepdims=True)
-        return 1 / (1 + np.exp(-z)) if self.makes == "sigmoid" else z
+        return 1 / (1 + np.exp(-z)) if self.activation == "sigmoid" else z

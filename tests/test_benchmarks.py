@@ -327,6 +327,10 @@ def test_a_rank_is_of_linear_synthesizers(capsys):
     with pytest.raises(SystemExit):
         load("memory").main(["--network", "dense", "--rank", "8", "--synthesizer", "error"])
     assert "--rank is for linear synthesizers. Received: --synthesizer error" in capsys.readouterr().err
+    for options in (["--rank", "8"], ["--synthesizer", "error"]):
+        with pytest.raises(SystemExit):
+            load("memory").main(options)
+        assert "--rank and --synthesizer are for deep networks" in capsys.readouterr().err
 
 
 def test_a_child_is_a_process_of_its_own(tmp_path):

@@ -69,7 +69,7 @@ WRONG_ARGUMENTS = {
         r"interface's shape, \(None, 3\).*output of shape \(None, 7\)",
     ),
     "synthetic loss shape": (
-        lambda: build(SyntheticLoss(layers.Dense(3), "linear")),
+        lambda: build(SyntheticLoss(layers.Dense(3), layers.Dense(3))),
         r"\(None,\) or \(None, 1\), at an interface of shape \(None, 3\).*output of shape \(None, 3\)",
     ),
     "several outputs": (

@@ -186,6 +186,7 @@ def test_cells_are_run_once(paper, few, capsys, eager):
         "| CNN 3",
         "| CNN 4",
     ]
+    assert lines[-1].endswith("| none / - |") and "none" not in lines[2], "a cnn has no sg-error"
     errors = [100 * (1 - found[f"mnist-fcn3-backprop-seed{seed}"]["test_accuracy"][-1]) for seed in (1, 2)]
     ours = f"{np.mean(errors):.2f} ({min(errors):.2f} to {max(errors):.2f})"
     assert f"| FCN 3 | not yet run / 9.3 | {ours} / 2.0 | not yet run / 1.9 |" in lines[2]

@@ -14,7 +14,7 @@ from keras_sg.synthesizers import PredictedError
 
 EPOCHS = 5
 WEIGHT = np.linspace(0.0, 2.0, models.EXAMPLES).astype("float32")
-MAKES = {None: "softmax", "binary_crossentropy": "sigmoid", "mse": "nothing"}
+ACTIVATIONS = {None: "softmax", "binary_crossentropy": "sigmoid", "mse": "linear"}
 
 
 def network(count=2, loss=None, **options):
@@ -23,11 +23,11 @@ def network(count=2, loss=None, **options):
 
 
 @pytest.mark.parametrize("mode", models.MODES)
-@pytest.mark.parametrize("loss", MAKES)
+@pytest.mark.parametrize("loss", ACTIVATIONS)
 def test_oracle(loss, mode):
     model = network(loss=loss, mix=0.75)
     oracle = ErrorOracle(
-        *models.weights_of(model), MODULE_RATE, SYNTHESIZER_RATE, mix=0.75, makes=MAKES[loss]
+        *models.weights_of(model), MODULE_RATE, SYNTHESIZER_RATE, mix=0.75, activation=ACTIVATIONS[loss]
     )
     x, y, _ = data()
     model.compile(models.optimizer(), "mse", weighted_metrics=["mae"], **mode)
@@ -41,8 +41,9 @@ def test_oracle(loss, mode):
     assert all(abs(a - b).max() > 1e-5 for a, b in zip(moved, model.get_weights())), "all has learned"
 
 
-@pytest.mark.parametrize("positions", [False, True], ids=["one label", "a label a position"])
-@pytest.mark.parametrize("middle", [(), (4,), (4, 5)], ids=str)
+@pytest.mark.parametrize(
+    "middle, positions", [((), False), ((4,), False), ((4,), True), ((4, 5), False), ((4, 5), True)]
+)
 def test_every_position_by_itself(middle, positions):
     rng = np.random.default_rng(0)
     h = rng.normal(size=(2, *middle, 6)).astype("float32")
@@ -122,7 +123,36 @@ def test_wrong_arguments():
         PredictedError((0,))
     with pytest.raises(ValueError, match=r"carries back how wrong a predicted label is.*label_size"):
         PredictedError()((None, 4))
-    for loss, label in ((None, labels.Classes(3)), ("mse", labels.Vector(3))):
-        other = "mse" if loss is None else "categorical_crossentropy"
-        with pytest.raises(ValueError, match=f"Of the losses of a predicted error.*loss='{other}'"):
-            PredictedError(loss=other)((None, 4), label)
+    for loss, label in (("mse", labels.Classes(3)), ("categorical_crossentropy", labels.Vector(3))):
+        with pytest.raises(ValueError, match=f"Of the losses of a predicted error.*loss='{loss}'"):
+            PredictedError(loss=loss)((None, 4), label)
+
+
+@pytest.mark.parametrize("synthesizer", ["error", "feedback", "linear", PredictedError((4,))], ids=repr)
+def test_a_gradient_is_no_loss(synthesizer):
+    """Not even at an interface of one feature, where the shapes are the same."""
+    with pytest.raises(ValueError, match=r"This one predicts a gradient, for a keras_sg\.SyntheticGradient"):
+        keras_sg.SyntheticLoss(layers.Dense(1), synthesizer, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("options", [{"synthesizer": "error"}, {"synthesizer": "critic"}, {"num_classes": 3}])
+def test_states_have_no_label(options):
+    with pytest.raises(ValueError, match="no label goes with a state.*Received: " + next(iter(options))):
+        keras_sg.RecurrentSyntheticGradient(layers.LSTM(3), batch_size=2, **options)
+
+
+def test_labels_that_the_loss_leaves_out():
+    """They teach nothing: whatever their examples are, module and synthesizer learn the same."""
+    x, _, classes = data()
+    left_out = np.arange(len(classes)) % 2 == 1
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    found = []
+    for given in (x, np.where(left_out[:, None], 3 - x, x)):
+        model = network(1)
+        before = model.interfaces[0].get_weights()
+        model.compile(models.optimizer(), loss, run_eagerly=True)
+        model.train_on_batch(given, np.where(left_out, -1, classes))
+        found.append(model.interfaces[0].get_weights())
+    for old, a, b in zip(before, *found, strict=True):
+        assert np.any(a != old)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

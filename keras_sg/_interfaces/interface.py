@@ -78,6 +78,11 @@ class Interface(InFiles, Predicting, keras.layers.Wrapper):
                 "gradient by the interface is what the module learns from. WithInput is for a "
                 f"keras_sg.SyntheticGradient. Received: {synthesizer!r}."
             )
+        if self.predicts_loss and getattr(self._recipe, "predicts", None) == "gradient":
+            raise ValueError(
+                f"What predicts at a {type(self).__name__} predicts a loss, as 'critic' and 'value' do. This "
+                f"one predicts a gradient, for a keras_sg.SyntheticGradient. Received: {synthesizer!r}."
+            )
         unit_labels = getattr(self._recipe, "unit_labels", False)
         self.label = labels.kind(num_classes, label_size, unit_labels, self.compute_dtype)
         self.num_classes = None if num_classes is None else int(num_classes)

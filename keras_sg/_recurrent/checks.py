@@ -38,6 +38,17 @@ def check_layer(layer: keras.Layer) -> None:
         )
 
 
+def refuse_labels(given: dict[str, Any]) -> None:
+    """Raise `ValueError` where an interface is given what is for those between layers."""
+    if given:
+        raise ValueError(
+            "A recurrent interface predicts from states alone, in every window: no label goes with a state, "
+            "and no period with what is handed on. Take 'linear', 'mlp' or a layer. Received: "
+            + ", ".join(f"{name}={value!r}" for name, value in given.items())
+            + "."
+        )
+
+
 def check_batch_size(batch_size: int | None) -> int | None:
     """Raise `ValueError` unless it is None or an integer of at least 1; return it."""
     if batch_size is None:

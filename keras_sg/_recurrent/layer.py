@@ -121,7 +121,10 @@ class RecurrentSyntheticGradient(Interface):
                 "`auxiliary` says whether the synthesizer foresees what it will say a window later, True or "
                 f"False. Received: auxiliary={auxiliary!r} (of type {type(auxiliary).__name__})."
             )
+        checks.refuse_labels({name: kwargs[name] for name in _NOT_OURS if name in kwargs})
         super().__init__(layer, synthesizer, loss=loss, mix=mix, **kwargs)
+        if getattr(self._recipe, "needs_label", False):
+            checks.refuse_labels({"synthesizer": synthesizer})
         self.auxiliary = auxiliary
         self.batch_size = checks.check_batch_size(batch_size)
         self.rows = self.batch_size or 0  # known once the layer is built

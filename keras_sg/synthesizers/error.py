@@ -18,24 +18,26 @@ from keras_sg.synthesizers.recipe import Synthesizer, check_widths, deserialize,
 class PredictedError(Synthesizer):
     """Predicts the label, and carries its error back: `g_hat = (p(h) - y) B`.
 
-    A true gradient has this form: with `p` the label that the network arrives at and `J` the derivative of
-    what it puts out, it is `(p - y) J`. Here `p(h)` is what a small classifier says of the interface, and `B`
-    one matrix for all examples; both learn by regression on the gradient alone, as any synthesizer does. So
-    it falls silent where the label is predicted, and costs two products with as many columns as a label has
-    numbers. It is conditional by nature: the interface must be given `num_classes` or `label_size`.
+    Below a softmax, a sigmoid or a linear output with its own loss, a true gradient has this form: it is
+    `(p - y) J`, with `p` the label that the network arrives at and `J` the derivative of what it puts out.
+    Here `p(h)` is what a small classifier says of the interface, and `B` one matrix for all examples; both
+    learn by regression on the gradient alone, as any synthesizer does. So it falls silent where the label is
+    predicted, and costs two products with as many columns as a label has numbers. It is conditional by
+    nature: the interface must be given `num_classes` or `label_size`.
 
     Unlike the other read-outs `B` does not start at zero: it is drawn as the kernels of Dense layers are. So
     modules learn from the first step on, by an error and a random matrix (as in `Feedback`, whose error is
     the true one), and need not wait until the gradient has been learned interface by interface from above.
     That counts where there are many.
 
-    At an interface with more axes, `(batch, ..., features)`, each position is seen by itself, as by
-    `Linear`.
+    It is for dense layers. At an interface with more axes, `(batch, ..., features)`, features last, each
+    position is seen by itself, as by `Linear`; behind convolutions that was not tried.
 
     Args:
         widths: widths of Dense hidden layers of the classifier, positive integers, or `()` for none.
         batch_normalization: whether BatchNormalization stands in the hidden layers.
-        loss: whose error it is: `"categorical_crossentropy"` (the default for classes: `p` is a softmax),
+        loss: the loss of the label whose error `p - y` is carried back (not that by which an interface
+            regresses): `"categorical_crossentropy"` (the default for classes: `p` is a softmax),
             `"binary_crossentropy"` (the default for label vectors, which must then lie in [0, 1]: a sigmoid)
             or `"mse"` (for real-valued label vectors: `p` is as it is).
 
@@ -57,7 +59,7 @@ class PredictedError(Synthesizer):
         2016, https://arxiv.org/abs/1609.01596 (errors carried back by random matrices).
     """
 
-    needs_label = True
+    needs_label, predicts = True, "gradient"
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class CarriedError(keras.layers.Layer):
         self.classifier.build(shape)
         self.back = self.add_weight((label[-1], shape[-1]), "glorot_uniform", name="back")
 
-    def call(self, inputs: list[Tensor], mask: Nested = None) -> Tensor:
+    def call(self, inputs: list[Tensor]) -> Tensor:
         h, label = inputs
         z = self.classifier(h)
         wide = dtypes.wide(z.dtype)

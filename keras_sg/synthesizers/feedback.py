@@ -53,6 +53,7 @@ class Feedback(Synthesizer):
     """
 
     of_error = needs_label = True
+    predicts = "gradient"
     scale: float
     seed: int | None
 

@@ -43,6 +43,8 @@ class Linear(Synthesizer):
     ```
     """
 
+    predicts = "gradient"
+
     def __init__(self, rank: int | None = None) -> None:
         self.rank = None if rank is None else check_count("rank", rank)
 
@@ -112,6 +114,8 @@ class MLP(Synthesizer):
     ```
     """
 
+    predicts = "gradient"
+
     def __init__(self, widths: int | Sequence[int] = (1024, 1024), batch_normalization: bool = True) -> None:
         self.widths = check_widths("widths", widths, least=1)
         self.batch_normalization = batch_normalization
@@ -156,6 +160,8 @@ class Conv(Synthesizer):
         Jaderberg et al. 2016, https://arxiv.org/abs/1608.05343, appendix A (CIFAR-10, channel
         masks); r2rt, "Synthetic Gradients with Tensorflow", section on CIFAR-10.
     """
+
+    predicts = "gradient"
 
     def __init__(
         self,

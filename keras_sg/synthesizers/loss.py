@@ -37,6 +37,8 @@ class Value(MLP):
         r2rt, "Synthetic Gradients with Tensorflow", section on the synthetic loss.
     """
 
+    predicts = "loss"
+
     def __call__(self, shape: Shape, label: labels.Label | None = None) -> keras.Layer:
         hidden = body(keras.layers.Dense, self.widths, self.batch_normalization)
         return keras.Sequential([*hidden, keras.layers.Dense(1), _SquareMean()], name="value")
@@ -101,7 +103,7 @@ class Critic(Synthesizer):
         Error Signals, https://arxiv.org/abs/1901.06656 (its prediction loss).
     """
 
-    needs_label = True
+    needs_label, predicts = True, "loss"
 
     def __init__(
         self,

@@ -28,11 +28,13 @@ class Synthesizer:
         axis: the axis of the interface's features, -1 or (channels-first) 1.
         unit_labels: whether label vectors must lie in [0, 1].
         needs_label: whether it is for conditional interfaces only.
+        predicts: `"gradient"` or `"loss"`; None where it is not known.
     """
 
     axis = -1
     unit_labels = False
     needs_label = False
+    predicts: str | None = None
 
     def __call__(self, shape: Shape, label: Label | None = None) -> keras.Layer:
         raise NotImplementedError(

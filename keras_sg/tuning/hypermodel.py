@@ -111,7 +111,7 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
         # Hyperparameters are numbers and strings: everything else goes by a name.
         self.places = named("after", after)
         self.synthesizers = named("synthesizer", synthesizer)
-        self.labelled = [
+        self.needing_label = [
             name
             for name, kind in self.synthesizers.items()
             if getattr(synthesizers.get(kind), "needs_label", False)
@@ -121,15 +121,15 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
         self.width = width
         self.update_period = update_period
         self.labels = {"num_classes": num_classes, "label_size": label_size}
-        labelled = any(value is not None for value in self.labels.values())
-        self.conditional = labelled if conditional is None else conditional
+        known = any(value is not None for value in self.labels.values())
+        self.conditional = known if conditional is None else conditional
         self.interface = interface or {}
         self.optimizer = optimizer
         self.compile = compile
-        if conditional not in (None, False) and not labelled:
+        if not known and (conditional not in (None, False) or self.needing_label):
             raise ValueError(
                 "Conditional synthesizers need num_classes (for class labels) or label_size (for label "
-                f"vectors). Received: conditional={conditional!r} and neither."
+                f"vectors). Received: conditional={conditional!r}, synthesizer={synthesizer!r} and neither."
             )
         if width is not None and not WIDE.keys() & self.synthesizers.keys():
             raise ValueError(
@@ -164,19 +164,19 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
         with only_for(hp, "synthesizer", [name for name in self.synthesizers if name in WIDE]) as wide:
             width = ask(wide, "width", self.width)
         with only_for(
-            hp, "synthesizer", [name for name in self.synthesizers if name not in self.labelled]
+            hp, "synthesizer", [name for name in self.synthesizers if name not in self.needing_label]
         ) as free:
             conditional = ask(free, "conditional", self.conditional)
         update_period = ask(hp, "update_period", self.update_period)
         if kind is None:
             return {}
         recipe = self.synthesizers[kind] if width is None else WIDE[kind](width)
-        predicts_loss = _is_a(recipe, synthesizers.Critic, synthesizers.Value)
+        predicts_loss = getattr(synthesizers.get(recipe), "predicts", None) == "loss"
         return {
             "interface": SyntheticLoss if predicts_loss else SyntheticGradient,
             "synthesizer": recipe,
             "update_period": update_period,
-            **(self.labels if conditional or kind in self.labelled else {}),
+            **(self.labels if conditional or kind in self.needing_label else {}),
             **self.interface,
         }
 
@@ -207,7 +207,3 @@ class DecoupledHyperModel(keras_tuner.HyperModel):
                 f"Received: the hyperparameters {hp.values}."
             )
         return history
-
-
-def _is_a(synthesizer: synthesizers.Identifier, *recipes: type) -> bool:
-    return isinstance(synthesizers.get(synthesizer), recipes)

@@ -58,9 +58,10 @@ def test_every_synthesizer_is_there_with_every_kind_of_label(models):
         found[type(recipe)].add(type(interface.label).__name__)
     assert set(found) == {*synthesizers.RECIPES.values(), synthesizers.Existing, synthesizers.WithInput}
     for identifier, recipe in synthesizers.RECIPES.items():
-        needed = {"Classes"} if identifier in ("critic", "error", "feedback") else {"NoneType", "Classes"}
+        needed = {"Classes"} if recipe.needs_label else {"NoneType", "Classes"}
         assert needed <= found[recipe], identifier
-    assert "Vector" in found[synthesizers.Linear] & found[synthesizers.Critic]
+    for recipe in (synthesizers.Linear, synthesizers.Critic, synthesizers.PredictedError):
+        assert "Vector" in found[recipe]
 
 
 def test_every_argument_of_an_interface_takes_several_values(models):
