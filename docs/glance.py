@@ -69,6 +69,10 @@ FIGURES = {
                     ("synthetic gradients, no label", "7.74", BLIND),
                     ("local losses", "1.56", LOCAL),
                 ),
+                "21 layers, 20 cuts": group(
+                    ("backpropagation", "1.77", BACKPROP),
+                    ("predicted errors, label seen", "1.58", DECOUPLED),
+                ),
             },
         ),
         Panel(

@@ -121,12 +121,15 @@ AS_ABOVE = '[{"widths": 64, "kernel_size": 5, "pool_size": 3}, {"widths": []}]'
 NARROW = '[{"filters": 32}, {}]'
 R2RT = "--iterations 2145 --synthesizer-learning-rate 1e-3 --momentum 0.9"
 # "critic": critics that are built as what is above them. "sg": synthesizers quicker than the modules.
-# "local": local losses with heads that pool. All were chosen on held-out images.
+# "local": local losses with heads that pool. "warm": critics behind an epoch of true gradients, for longer.
+# All were chosen on held-out images.
+DEEP = f"--network deep --batch-size 128 --learning-rate 1e-3 --decay cosine --synthesizer '{POOLED}'"
 RECIPES = {
     "critic": f"--arm critic-sobolev {R2RT} --synthesizer '{AS_ABOVE}'",
     "sg": f"--arm sg {R2RT} --synthesizer '{NARROW}'",
-    "local": "--network deep --arm local --iterations 1170 --batch-size 128 --learning-rate 1e-3 "
-    f"--synthesizer-learning-rate 1e-3 --decay cosine --synthesizer '{POOLED}'",
+    "local": f"--arm local {DEEP} --iterations 1170 --synthesizer-learning-rate 1e-3",
+    "warm": f"--arm critic-sobolev {DEEP} --iterations 3900 --synthesizer-learning-rate 1e-3 --warm-up 1 "
+    "--regression mae",
 }
 images.add_recipes(PARSER, RECIPES)
 
