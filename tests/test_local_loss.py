@@ -231,7 +231,8 @@ def test_bad_input():
         "value",
         num_classes=3,
     )
-    refused("must predict one loss an example", "linear", num_classes=3)
+    refused("must predict one loss an example", keras.layers.Dense(5), num_classes=3)
+    refused("This one predicts a gradient", "linear", num_classes=3)
     model = build()
     with pytest.raises(ValueError, match=r"Labels must lie in \[0, 3\)"):
         model.fit(X, CLASSES + 1, verbose=0)

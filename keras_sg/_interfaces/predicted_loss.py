@@ -91,7 +91,8 @@ class SyntheticLoss(PredictedLoss):
             is trained unless its own `trainable` is False.
 
     Raises:
-        ValueError: as for `SyntheticGradient`; or it is trained outside a `DecoupledModel`.
+        ValueError: as for `SyntheticGradient`; or the synthesizer predicts a gradient; or it is trained
+            outside a `DecoupledModel`.
 
     Example:
 

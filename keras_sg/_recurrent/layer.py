@@ -79,8 +79,9 @@ class RecurrentSyntheticGradient(Interface):
 
     Raises:
         ValueError: an argument is not as described; the layer is stateful, returns its state, goes backwards
-            or is no recurrent one; there is no batch size; a batch is of another; in training, `ends` are
-            missing or of another shape; or a file holds the states of another batch size.
+            or is no recurrent one; there is no batch size; a batch is of another; the synthesizer needs a
+            label, or one is given; in training, `ends` are missing or of another shape; or a file holds the
+            states of another batch size.
 
     Example:
 
