@@ -273,6 +273,10 @@ WRONG = {
         lambda: space(conditional=tuning.Choice(True, False)),
         "Conditional synthesizers need num_classes.*Received: conditional=.*and neither",
     ),
+    "what needs a label, without": (
+        lambda: space(synthesizer=tuning.Choice("linear", "error")),
+        "Conditional synthesizers need num_classes.*synthesizer=.*and neither",
+    ),
     "width of nothing": (
         lambda: space(width=64),
         r"`width` is for the synthesizers \['conv', 'critic', 'error', 'mlp', 'value'\].*"
