@@ -135,10 +135,16 @@ def test_a_gradient_is_no_loss(synthesizer):
         keras_sg.SyntheticLoss(layers.Dense(1), synthesizer, num_classes=CLASSES)
 
 
-@pytest.mark.parametrize("options", [{"synthesizer": "error"}, {"synthesizer": "critic"}, {"num_classes": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [{"synthesizer": "error"}, {"synthesizer": "critic"}, {"num_classes": 3}, {"update_period": 2}],
+    ids=str,
+)
 def test_states_have_no_label(options):
     with pytest.raises(ValueError, match="no label goes with a state.*Received: " + next(iter(options))):
         keras_sg.RecurrentSyntheticGradient(layers.LSTM(3), batch_size=2, **options)
+    # What says nothing is no label.
+    keras_sg.RecurrentSyntheticGradient(layers.LSTM(3), batch_size=2, num_classes=None, update_period=1)
 
 
 def test_labels_that_the_loss_leaves_out():

@@ -19,8 +19,8 @@ from keras_sg._recurrent.states import States
 from keras_sg._types import Config, Nested, Shape, Tensor
 from keras_sg.synthesizers import Identifier
 
-# What an interface between layers has, and one between windows does not.
-_NOT_OURS = ("num_classes", "label_size", "update_period", "labels_from")
+# What an interface between layers has, and one between windows does not: what it is where it is not given.
+_NOT_OURS = {"num_classes": None, "label_size": None, "update_period": 1, "labels_from": None}
 
 
 @keras.saving.register_keras_serializable(package="keras_sg")
@@ -122,7 +122,8 @@ class RecurrentSyntheticGradient(Interface):
                 "`auxiliary` says whether the synthesizer foresees what it will say a window later, True or "
                 f"False. Received: auxiliary={auxiliary!r} (of type {type(auxiliary).__name__})."
             )
-        checks.refuse_labels({name: kwargs[name] for name in _NOT_OURS if name in kwargs})
+        given = {name: kwargs[name] for name in _NOT_OURS if name in kwargs}
+        checks.refuse_labels({name: value for name, value in given.items() if value != _NOT_OURS[name]})
         super().__init__(layer, synthesizer, loss=loss, mix=mix, **kwargs)
         if getattr(self._recipe, "needs_label", False):
             checks.refuse_labels({"synthesizer": synthesizer})
